@@ -1,0 +1,87 @@
+"""Fixtures that many tests share: a small real network, and the folder of real data beside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch and transformers are imported: nothing may be fetched, and idle threads must not spin on shared cores.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import hypothesis
+import pytest
+import torch
+
+from configs.loading import load_model_config
+from configs.schema import ModelConfig
+from models.build import build_model
+from models.samwise import SAMWISE
+from models.tokenizer import Tokenizer, byte_tokenizer
+
+hypothesis.settings.register_profile("project", deadline=None)  # nothing is asserted about time
+hypothesis.settings.load_profile("project")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+DATA = Path(__file__).resolve().parent / "data"
+
+MICRO = {
+    "sam2__image_size": 64,
+    "sam2__model_dim": 32,
+    "sam2__memory_dim": 16,
+    "sam2__memory_attention_layers": 2,
+    "sam2__memory_attention_hidden": 64,
+    "sam2__decoder_hidden": 64,
+    "sam2__hiera__embed_dim": 16,
+    "sam2__hiera__stages": (1, 2, 3, 1),
+    "sam2__hiera__global_blocks": (4,),
+    "text__vocab_size": 300,
+    "text__hidden_size": 32,
+    "text__layers": 3,
+    "text__heads": 4,
+    "text__intermediate_size": 64,
+    "text__max_positions": 514,
+    "fusion_stages_txt": (1, 2, 3),
+    "adapter_dim": 32,
+}
+
+
+def micro_config(version: str = "tiny", **values: object) -> ModelConfig:
+    """A network of a few hundred thousand parameters that differs from the real ones in its numbers only."""
+    return load_model_config(version, **{**MICRO, "hsa": True, "use_cme_head": True, **values})
+
+
+def build_micro(version: str = "tiny", seed: int = 0, **values: object) -> SAMWISE:
+    """The micro network with seeded random weights, objects visible, and a byte-level tokenizer."""
+    torch.manual_seed(seed)
+    config = micro_config(version, **values)
+    model = build_model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1
+                            else parameter + 0.05 * torch.randn_like(parameter))  # fmt: skip
+        if config.pred_obj_score:
+            model.sam.sam_mask_decoder.pred_obj_score_head.layers[2].bias.fill_(3.0)
+    model.tokenizer = Tokenizer(byte_tokenizer(), config.text.max_positions - 2)
+    return model
+
+
+@pytest.fixture(scope="session")
+def micro_model() -> SAMWISE:
+    """One network for all tests that only read it."""
+    return build_micro()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the repository; tests that ask for it are left out where it is not."""
+    return SHARED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what needs real data in a clone without it."""
+    if SHARED.is_dir():
+        return
+    without = [item for item in items if "shared" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]

@@ -1,0 +1,186 @@
+"""Atomic writing, and local paths for URLs (against an HTTP server of this process)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from util.errors import InputError
+from util.paths import atomic_path, atomic_write, atomic_write_json, local_path, path_manager, sha256_of
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves a folder; a path that ends in "short" promises more bytes than it sends."""
+
+    def do_GET(self) -> None:
+        self.server.requested.append(self.path)  # type: ignore[attr-defined]
+        if self.path.endswith("short"):
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"only this")
+            return
+        super().do_GET()
+
+    def log_message(self, *args: object) -> None:
+        """Keep the test output clean."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(b"served bytes")
+    instance = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    instance.requested = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=instance.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield instance
+    instance.shutdown()
+    thread.join()
+    instance.server_close()
+
+
+def url_of(server: ThreadingHTTPServer, path: str) -> str:
+    return f"http://127.0.0.1:{server.server_port}/{path}"
+
+
+def test_write_creates_parents_and_leaves_one_file(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "out.bin"
+    with atomic_write(target) as handle:
+        handle.write(b"123")
+        assert not target.exists()
+    assert target.read_bytes() == b"123"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_text_is_utf8_with_plain_line_ends(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "t.txt", "w") as handle:
+        handle.write("höhe\n漢\n")
+    assert (tmp_path / "t.txt").read_bytes() == "höhe\n漢\n".encode()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "out.bin"
+    target.write_bytes(b"old")
+
+    def write() -> None:
+        with atomic_write(target) as handle:
+            handle.write(b"new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_path_that_was_never_written_leaves_nothing(tmp_path: Path) -> None:
+    seen = []
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "clip.mp4") as temporary:
+        seen.append(temporary)
+    assert seen[0].suffix == ".mp4"
+    assert seen[0].parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a regular file"), atomic_write(tmp_path):
+        pass
+    with pytest.raises(InputError, match="not a regular file"), atomic_write("/dev/null"):
+        pass
+    assert Path("/dev/null").exists()
+
+
+def test_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_write(tmp_path / "link") as handle:
+        handle.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=25)
+@given(value=JSON)
+def test_json_survives(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    atomic_write_json(path, value)
+    assert json.loads(path.read_text(encoding="utf-8")) == value
+
+
+def test_sha256_reads_beyond_one_chunk(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 5000
+    (tmp_path / "f").write_bytes(data)
+    assert sha256_of(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("path", ["a/b.png", "missing", "C:/x.png", Path("/tmp/x")])
+def test_plain_paths_pass_through(path: str | Path) -> None:
+    assert local_path(path) == Path(path)
+
+
+def test_url_is_downloaded_once(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    url = url_of(server, "a.bin")
+    first = local_path(url, cache_dir=tmp_path / "cache")
+    assert first.name == "a.bin"
+    assert first.read_bytes() == b"served bytes"
+    assert local_path(url, cache_dir=tmp_path / "cache") == first
+    assert server.requested == ["/a.bin"]  # type: ignore[attr-defined]
+
+
+def test_cache_folder_follows_the_environment(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "elsewhere"))
+    assert local_path(url_of(server, "a.bin")).is_relative_to(tmp_path / "elsewhere")
+    with path_manager().open(url_of(server, "a.bin"), "rb") as handle:
+        assert handle.read() == b"served bytes"
+
+
+def test_urls_that_differ_in_query_or_host_do_not_share_a_file(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    first = local_path(url_of(server, "a.bin?x=1"), cache_dir=tmp_path)
+    second = local_path(url_of(server, "a.bin?x=2"), cache_dir=tmp_path)
+    assert first != second
+    assert first.name == second.name == "a.bin"
+
+
+def test_path_cannot_leave_the_cache(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    assert local_path(url_of(server, "x/..%2fa.bin?/../.."), cache_dir=tmp_path / "cache").is_relative_to(
+        tmp_path / "cache"
+    )
+
+
+@pytest.mark.parametrize("path", ["missing.bin", "short"])
+def test_failed_download_is_a_user_error_and_leaves_no_file(
+    server: ThreadingHTTPServer, tmp_path: Path, path: str
+) -> None:
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        local_path(url_of(server, path), cache_dir=tmp_path / "cache")
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"), [("ftp://host/a", "only http"), ("http://[bad/a", "cannot be"), ("http://", "cannot be")]
+)
+def test_bad_urls_are_user_errors(url: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=reason):
+        local_path(url, cache_dir=tmp_path)

@@ -1,0 +1,146 @@
+"""The one way to files: local paths, URLs through iopath's PathManager, and writing that is all or nothing."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from os import fsync
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock, get_cache_dir
+from tqdm import tqdm
+
+from util.errors import InputError
+
+TIMEOUT_SECONDS = 60.0
+CHUNK_BYTES = 1 << 20
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class _UrlHandler(HTTPURLHandler):
+    """http(s) URLs, cached under a folder of their own (the hash of the whole URL) with the file name of the URL."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["http://", "https://"]
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
+        self._check_kwargs(kwargs)
+        name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(path).path).rsplit("/", 1)[-1])[-100:] or "file"
+        cached = Path(get_cache_dir(cache_dir)) / hashlib.sha256(path.encode()).hexdigest()[:20] / name
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(str(cached)):
+            if force or not cached.is_file():
+                _download(path, cached)
+        return str(cached)
+
+
+def _download(url: str, target: Path) -> None:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_write(target) as handle:
+        length = response.headers.get("Content-Length")
+        total = int(length) if length is not None else None
+        with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=target.name) as bar:
+            while chunk := response.read(CHUNK_BYTES):
+                handle.write(chunk)
+                bar.update(len(chunk))
+        if total is not None and bar.n != total:
+            raise OSError(f"the connection closed after {bar.n} of {total} bytes")
+
+
+@functools.cache
+def path_manager() -> PathManager:
+    """The project's PathManager: local files, and http(s) URLs that are downloaded once into a cache.
+
+    The cache is iopath's: `$FVCORE_CACHE`, or `~/.torch/iopath_cache`.
+    """
+    manager = PathManager()
+    manager.register_handler(_UrlHandler())
+    return manager
+
+
+def is_url(path: str | Path) -> bool:
+    """True for a string that starts with a scheme (`https://...`)."""
+    return isinstance(path, str) and _SCHEME.match(path) is not None
+
+
+def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
+    """The local file or folder that `path` means; a URL is downloaded on its first use.
+
+    Args:
+        path: a path (returned as it is, existing or not), or an http(s) URL.
+        cache_dir: where downloads are kept, instead of the cache that `path_manager` describes.
+
+    Raises:
+        InputError: the URL cannot be downloaded, or its scheme is not http or https.
+    """
+    if not is_url(path):
+        return Path(path)
+    url = str(path)
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"{url}: only http:// and https:// URLs can be read; download the file and give its path")
+    options = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
+    try:
+        return Path(path_manager().get_local_path(url, **options))
+    except (OSError, HTTPException, ValueError) as error:  # an incomplete read, a refused host, a malformed URL
+        raise InputError(f"{url} cannot be downloaded ({error}); check the address and the connection") from error
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` (same suffix); on success the file written there replaces `path`.
+
+    Parent folders are created. On an exception nothing is left, and an older `path` stays as it was.
+
+    Raises:
+        InputError: `path` exists and is not a regular file.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} cannot be written: it exists and is not a regular file; give another path")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp{target.suffix}")
+    try:
+        yield temporary
+        with temporary.open("r+b") as handle:
+            fsync(handle.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[IO[Any]]:
+    """Open a file that appears under `path` only when the block ends without an exception (see `atomic_path`).
+
+    Args:
+        path: the file to write.
+        mode: "wb", or "w" for UTF-8 text with "\\n" line ends.
+    """
+    text: dict[str, str] = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
+    with atomic_path(path) as temporary, temporary.open(mode, **text) as handle:  # type: ignore[call-overload]
+        yield handle
+
+
+def atomic_write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    with atomic_write(path, "w") as handle:
+        handle.write(text + "\n")
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as handle:
+        while chunk := handle.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
