@@ -1,0 +1,69 @@
+"""How a frame becomes network input. Axes: T frames, H rows, W columns of a frame, S side of the network input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+NETWORK_SIDE = 1024
+SHORT_SIDE = 1020  # of 1024: the published evaluation asks for this short side, and at most 1024 for the long one
+
+
+def evaluation_size(height: int, width: int, side: int = NETWORK_SIDE) -> tuple[int, int]:
+    """Size of a frame after the evaluation resize.
+
+    The short side becomes 1020 (of 1024), unless the long side would pass 1024; then the long side is 1024 and short =
+    int(1024 * 1020 / int(1020 * long / short)).
+
+    Args:
+        height, width: of the frame in pixels, at least 1.
+        side: S; both limits scale with it.
+
+    Returns:
+        (height, width), each at least 1 and at most S.
+    """
+    short, long = min(height, width), max(height, width)
+    new_short = max(side * SHORT_SIDE // NETWORK_SIDE, 1)
+    new_long = int(new_short * long / short)
+    if new_long > side:
+        new_short, new_long = max(int(side * new_short / new_long), 1), side
+    return (new_short, new_long) if height <= width else (new_long, new_short)
+
+
+def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize with antialiasing, as PIL does it.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        size: (height, width).
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    if frame.shape[:2] == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def to_network_input(frames: Sequence[np.ndarray], side: int, device: torch.device | str = "cpu") -> Tensor:
+    """Normalise frames of one size and pad them with zeros on the right and at the bottom.
+
+    Args:
+        frames: T frames (h, w, 3) uint8 RGB, h and w at most S.
+        side: S.
+        device: where the result is made; the frames travel there as bytes.
+
+    Returns:
+        (T, 3, S, S) float32.
+    """
+    pixels = torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
+    normal = pixels.sub_(mean).div_(std)
+    return F.pad(normal, (0, side - normal.shape[3], 0, side - normal.shape[2]))

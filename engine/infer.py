@@ -1,0 +1,257 @@
+"""Streaming inference: open a session for (model, expressions), feed frames of any source, get masks per expression.
+
+    for result in stream(model, ["the dog that jumps"], frames):
+        masks = result.masks()
+
+Axes: E expressions, T frames of a clip, H rows and W columns of a source frame, h and w of the resized frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from configs.schema import PROTOCOLS
+from datasets.transforms import evaluation_size, resize_frame, to_network_input
+from models.sam2.sam2 import SAM2
+from models.samwise import SAMWISE
+from util.errors import InputError
+from util.paths import atomic_write
+
+Frame = np.ndarray
+STATE_FORMAT = "samwise-session-1"
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """The masks of one frame.
+
+    Attributes:
+        index: number of the frame in the video, from 0.
+        logits: (E, h, w) float32 mask logits at network resolution, padding cropped away.
+        frame_size: (H, W) of the source frame.
+        object_scores: (E,) float32 object-score logits; plus infinity where scores are switched off.
+        ious: (E,) float32 predicted IoU, 0 to 1.
+    """
+
+    index: int
+    logits: Tensor
+    frame_size: tuple[int, int]
+    object_scores: Tensor
+    ious: Tensor
+
+    def probabilities(self) -> Tensor:
+        """(E, H, W) float32: logits resized bilinearly to the source frame, then a sigmoid."""
+        resized = F.interpolate(self.logits[:, None], self.frame_size, mode="bilinear", align_corners=False)
+        return resized[:, 0].sigmoid()
+
+    def masks(self, threshold: float = 0.5) -> np.ndarray:
+        """(E, H, W) bool: where the probability is above `threshold`."""
+        return (self.probabilities() > threshold).cpu().numpy()
+
+
+def open_session(
+    model: SAMWISE,
+    expressions: Sequence[str],
+    *,
+    window: int = 8,
+    protocol: str = "fixed",
+    precision: str = "fp32",
+) -> VideoSession:
+    """Begin a video.
+
+    Args:
+        model: the network; any number of sessions may use it at once.
+        expressions: E sentences, segmented together; each gets what it would get alone.
+        window: frames per clip. It is part of the function: another window gives other masks.
+        protocol: `fixed`, or `paper` to treat a clip of exactly one frame as an image, as published numbers do.
+        precision: `fp32`, `tf32` or `bf16`.
+
+    Raises:
+        InputError: no or empty expressions, sentences that are too long, or an unknown protocol.
+    """
+    return VideoSession(model, expressions, window=window, protocol=protocol, precision=precision)
+
+
+def stream(
+    model: SAMWISE,
+    expressions: Sequence[str],
+    frames: Iterable[Frame],
+    *,
+    window: int = 8,
+    protocol: str = "fixed",
+    precision: str = "fp32",
+) -> Iterator[FrameResult]:
+    """Segment an iterator of frames (camera, file, network) in clips of `window`, in constant memory.
+
+    Args: as for `open_session`; frames: (H, W, 3) uint8 RGB, all of one size.
+
+    Yields:
+        One result per frame, in order.
+    """
+    session = open_session(model, expressions, window=window, protocol=protocol, precision=precision)
+    for frame in frames:
+        yield from session.feed([frame])
+    yield from session.flush()
+
+
+class VideoSession:
+    """One video being segmented. Made by `open_session`; not for use by several threads at once."""
+
+    def __init__(
+        self, model: SAMWISE, expressions: Sequence[str], *, window: int, protocol: str, precision: str
+    ) -> None:
+        if window < 1:
+            raise InputError(f"the clip window must be at least 1 frame, found {window}")
+        if protocol not in PROTOCOLS:
+            raise InputError(f"protocol {protocol!r} is unknown: expected one of {', '.join(PROTOCOLS)}")
+        if isinstance(expressions, str):
+            raise InputError(f"expected a list of expressions, found the single string {expressions!r}")
+        assert model.tokenizer is not None, "the model was built without a tokenizer"
+        self.model = model
+        self.expressions = tuple(expressions)
+        self.window = window
+        self.protocol = protocol
+        self.precision = precision
+        self.tokens = model.tokenizer(self.expressions).to(model.device)
+        self.memory = model.new_session()
+        self.frame_size: tuple[int, int] | None = None
+        self.frames_done = 0
+        self._waiting: list[Frame] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of state held, waiting frames included."""
+        return self.memory.nbytes + sum(frame.nbytes for frame in self._waiting)
+
+    def feed(self, frames: Iterable[Frame]) -> list[FrameResult]:
+        """Take frames; return the results of the clips that they complete.
+
+        Args:
+            frames: (H, W, 3) uint8 RGB, all of one size.
+
+        Raises:
+            InputError: a frame of another shape, kind or size; frames before it are kept.
+        """
+        results = []
+        for frame in frames:
+            self._waiting.append(self._checked(frame))
+            if len(self._waiting) == self.window:
+                results += self.flush()
+        return results
+
+    def flush(self) -> list[FrameResult]:
+        """Segment the frames that wait as a last, shorter clip; nothing if none wait."""
+        if not self._waiting:
+            return []
+        clip, self._waiting = self._waiting, []
+        return self._segment(clip)
+
+    def _checked(self, frame: Frame) -> Frame:
+        """The frame at network size."""
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+            raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
+        size = (frame.shape[0], frame.shape[1])
+        if min(size) == 0:
+            raise InputError(f"frame {self.frames_done + len(self._waiting)} is empty: {size[1]}x{size[0]}")
+        if self.frame_size not in (None, size):
+            assert self.frame_size is not None
+            raise InputError(
+                f"frame {self.frames_done + len(self._waiting)} is {size[1]}x{size[0]}, the frames before it are "
+                f"{self.frame_size[1]}x{self.frame_size[0]}: open a session per size"
+            )
+        self.frame_size = size
+        return resize_frame(frame, evaluation_size(*size, self.model.config.sam2.image_size))
+
+    @torch.inference_mode()
+    def _segment(self, clip: list[Frame]) -> list[FrameResult]:
+        if self.protocol == "paper" and len(clip) == 1:
+            self.memory.reset()
+        results = []
+        with _autocast(self.precision, self.model.device):
+            frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
+            features = self.model.encode(frames[None], self.tokens)
+            for t in range(len(clip)):
+                decoded = self.model.step(features.frame(t), self.memory).decoded
+                results.append(self._result(decoded.logits, decoded.score, decoded.iou, clip[t].shape[:2]))
+        return results
+
+    def _result(self, logits: Tensor, scores: Tensor, ious: Tensor, size: Sequence[int]) -> FrameResult:
+        assert self.frame_size is not None
+        enlarged = SAM2.enlarge(logits.float(), self.model.config.sam2.image_size)[:, : size[0], : size[1]]
+        self.frames_done += 1
+        return FrameResult(self.frames_done - 1, enlarged, self.frame_size, scores.float(), ious.float())
+
+    def save(self, path: str | Path) -> None:
+        """Write everything needed to go on later (not the weights), atomically."""
+        state = {
+            "format": STATE_FORMAT,
+            "model": _fingerprint(self.model),
+            "expressions": list(self.expressions),
+            "window": self.window,
+            "protocol": self.protocol,
+            "precision": self.precision,
+            "frame_size": self.frame_size,
+            "frames_done": self.frames_done,
+            "waiting": [torch.from_numpy(np.ascontiguousarray(frame)) for frame in self._waiting],
+            "memory": self.memory.state_dict(),
+        }
+        with atomic_write(path) as handle:
+            torch.save(state, handle)
+
+    @classmethod
+    def restore(cls, model: SAMWISE, path: str | Path) -> VideoSession:
+        """Continue a saved session: the next frame fed is the one after the last that was fed before.
+
+        Raises:
+            InputError: not a saved session, or one of a model with another configuration.
+            FileNotFoundError: no such file.
+        """
+        state = _read_state(Path(path))
+        if state["model"] != _fingerprint(model):
+            raise InputError(f"{path} was saved with another model configuration: build the model with the same flags")
+        session = cls(
+            model,
+            state["expressions"],
+            window=state["window"],
+            protocol=state["protocol"],
+            precision=state["precision"],
+        )
+        session.frame_size = state["frame_size"] and (state["frame_size"][0], state["frame_size"][1])
+        session.frames_done = state["frames_done"]
+        session._waiting = [frame.numpy() for frame in state["waiting"]]
+        session.memory.load_state_dict(state["memory"], model.device)
+        return session
+
+
+def _fingerprint(model: SAMWISE) -> str:
+    return json.dumps(dataclasses.asdict(model.config), sort_keys=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"no saved session at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for what is not its own
+        raise InputError(f"{path} is not a saved session: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+        raise InputError(f"{path} is not a saved session of format {STATE_FORMAT}")
+    return state
+
+
+def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()

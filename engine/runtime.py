@@ -1,0 +1,45 @@
+"""Where and how precisely a script computes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import torch
+
+from util.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `--device`; the CPU, with a notice, where this computer has none of that kind.
+
+    Raises:
+        InputError: not cpu, cuda, cuda:N or mps, or a number that no GPU has.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device: expected cpu, cuda, cuda:N or mps, found {name!r}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device.type]:
+        logger.warning("--device %s is not available here: using the CPU", name)
+        return torch.device("cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this computer has {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+@contextlib.contextmanager
+def float32_arithmetic(precision: str) -> Iterator[None]:
+    """Let CUDA multiply float32 matrices as TF32 (`--precision tf32`) or exactly (`fp32`, `bf16`), for a while."""
+    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn

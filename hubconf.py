@@ -1,0 +1,57 @@
+"""torch.hub entry points: `torch.hub.load(REPOSITORY, "samwise_base", resume="final_model.pth")`.
+
+Each returns a network in evaluation mode with HSA and CME, ready for `engine.infer`. Arguments of every entry point:
+    resume: checkpoint, a path or URL; without one the adapters are untrained and base weights are read from `pretrain`.
+    roberta: folder or hub id of the tokenizer, and of the text encoder's weights if the checkpoint lacks them.
+    untrained: True for random weights throughout.
+    device: where the network goes.
+    Further keywords override configuration fields (`use_cme_head=False`, `hsa=False`, ...).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from configs.loading import load_model_config
+from models.build import load_model
+from models.samwise import SAMWISE
+
+logger = logging.getLogger(__name__)
+
+dependencies = ["torch", "transformers", "tokenizers", "safetensors", "einops", "hydra", "iopath"]
+
+
+def _load(
+    version: str,
+    resume: str | None = None,
+    roberta: str | None = None,
+    untrained: bool = False,
+    device: str = "cpu",
+    **values: Any,
+) -> SAMWISE:
+    config = load_model_config(version, **{"hsa": True, "use_cme_head": True, **values})
+    model, report = load_model(config, resume=resume, roberta=roberta, untrained=untrained, device=device)
+    for warning in report.warnings:
+        logger.warning(warning)
+    return model
+
+
+def samwise_tiny(**arguments: Any) -> SAMWISE:
+    """SAMWISE on SAM 2 tiny; arguments as above."""
+    return _load("tiny", **arguments)
+
+
+def samwise_small(**arguments: Any) -> SAMWISE:
+    """SAMWISE on SAM 2 small; arguments as above."""
+    return _load("small", **arguments)
+
+
+def samwise_base(**arguments: Any) -> SAMWISE:
+    """SAMWISE on SAM 2 base plus; arguments as above."""
+    return _load("base", **arguments)
+
+
+def samwise_large(**arguments: Any) -> SAMWISE:
+    """SAMWISE on SAM 2 large; arguments as above."""
+    return _load("large", **arguments)

@@ -1,0 +1,121 @@
+"""Small layers that several parts of SAM 2 share.
+
+Axes: B batch, N queries, M keys, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+Activation = Literal["none", "relu", "gelu"]
+FEW_ROWS = 64  # below, a fused product gains nothing
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
+    """activation(x W^T + b); GELU is the exact one.
+
+    On a CPU outside training one fused oneDNN kernel does it all: PyTorch's own path copies the bias into the result
+    before the product and passes over it again for the activation (`python tools/benchmark.py linear` compares them).
+
+    Args:
+        x: (..., C).
+        weight: (C', C).
+        bias: (C',) or None.
+        activation: "none", "relu" or "gelu".
+
+    Returns:
+        (..., C').
+    """
+    if _can_fuse(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+    x = F.linear(x, weight, bias)
+    if activation == "gelu":
+        return F.gelu(x)
+    return F.relu(x) if activation == "relu" else x
+
+
+def _can_fuse(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.shape[:-1].numel() >= FEW_ROWS
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` through `linear`."""
+
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """(..., C) -> (..., C')."""
+        return linear(x, self.weight, self.bias, activation)
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them; parameters `layers.{i}`.
+
+    Args:
+        widths: channels of the input, of each hidden layer and of the output.
+        activation: applied between the layers.
+    """
+
+    def __init__(self, widths: tuple[int, ...], activation: Activation = "relu") -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.activation: Activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., widths[0]) -> (..., widths[-1])."""
+        for layer in self.layers[:-1]:
+            x = layer(x, self.activation)
+        return self.layers[-1](x)
+
+
+class LayerNorm2d(nn.Module):
+    """Layer normalisation over the channels of an image (B, C, H, W); eps 1e-6."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], self.weight, self.bias, eps=1e-6)
+        return normed.permute(0, 3, 1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with separate projections; parameters `{q,k,v,out}_proj`.
+
+    Args:
+        dim: channels of the queries and of the output.
+        inner_dim: channels inside, over all heads.
+        heads: number of heads.
+    """
+
+    def __init__(self, dim: int, inner_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = Linear(dim, inner_dim)
+        self.k_proj = Linear(dim, inner_dim)
+        self.v_proj = Linear(dim, inner_dim)
+        self.out_proj = Linear(inner_dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None) -> Tensor:
+        """query (B, N, C), key and value (B, M, C), keep (B, M) bool, False for keys not to read -> (B, N, C)."""
+        q, k, v = (
+            rearrange(x, "b n (heads d) -> b heads n d", heads=self.heads)
+            for x in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
+        )
+        mask = None if keep is None else keep[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(rearrange(attended, "b heads n d -> b n (heads d)"))

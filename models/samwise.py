@@ -1,0 +1,261 @@
+"""SAMWISE (arXiv 2411.17646): the stateless network. What is remembered between frames is an argument, `Session`.
+
+Axes: V clips, B samples (a sample is one clip with one sentence; several samples may share a clip), T frames, L text
+tokens, D text channels, N = H * W tokens of the stride-16 map, C width, S side of the network input.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from configs.schema import ModelConfig
+from models.cmt_adapter import CMTAdapter
+from models.conditional_memory_encoder import ConditionalMemoryEncoder, switched_logits
+from models.sam2.hiera import PATCH_STRIDE
+from models.sam2.mask_decoder import DecodedMask
+from models.sam2.sam2 import FEATURE_STRIDE, SAM2
+from models.session import Session
+from models.text_encoder import TextEncoder
+from models.tokenizer import TokenBatch, Tokenizer
+
+Prompts = tuple[Tensor, Tensor | None]
+
+
+@dataclass(frozen=True)
+class FrameFeatures:
+    """One frame of a clip, encoded.
+
+    Attributes:
+        map: (B, N, C) the stride-16 feature map.
+        fine: (B, C / 8, S / 4, S / 4) and (B, C / 4, S / 8, S / 8), high-resolution features of the decoder.
+        prompts: (B, P, C) prompt tokens, and (B, P) bool that is False for padding, or None.
+    """
+
+    map: Tensor
+    fine: tuple[Tensor, Tensor]
+    prompts: Prompts
+
+    def of(self, samples: list[int]) -> FrameFeatures:
+        """The same for some of the samples."""
+        if len(samples) == self.map.shape[0]:
+            return self
+        sparse, keep = self.prompts
+        fine = (self.fine[0][samples], self.fine[1][samples])
+        return FrameFeatures(self.map[samples], fine, (sparse[samples], None if keep is None else keep[samples]))
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """A clip, encoded with its sentences.
+
+    Attributes:
+        map: (B, T, N, C).
+        fine: two tensors (B or V, T, channels, rows, columns); V where a level does not depend on the text.
+        clip_of: (B,) int64, the clip of each sample.
+        sentence: (B, D), the sentence token after the last text layer.
+        prompts: (B, P, C) prompt tokens, and (B, P) bool that is False for padding, or None.
+    """
+
+    map: Tensor
+    fine: tuple[Tensor, Tensor]
+    clip_of: Tensor
+    sentence: Tensor
+    prompts: Prompts
+
+    def frame(self, t: int) -> FrameFeatures:
+        """The features of frame t."""
+        samples = self.map.shape[0]
+        fine = tuple(x[:, t] if x.shape[0] == samples else _spread(x[:, t], self.clip_of) for x in self.fine)
+        return FrameFeatures(self.map[:, t], (fine[0], fine[1]), self.prompts)
+
+
+@dataclass(frozen=True)
+class MemoryCheck:
+    """What CME saw in one frame.
+
+    Attributes:
+        samples: the k samples that it looked at.
+        logits: (k, 2); class 1 means another object.
+        memoryless: the frame decoded without memory.
+    """
+
+    samples: list[int]
+    logits: Tensor
+    memoryless: DecodedMask
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """The result of one frame.
+
+    Attributes:
+        decoded: the mask and what comes with it.
+        pointer: (B, C) object pointer.
+        check: what CME saw, None where it did not look.
+    """
+
+    decoded: DecodedMask
+    pointer: Tensor
+    check: MemoryCheck | None
+
+
+def _spread(x: Tensor, clip_of: Tensor) -> Tensor:
+    """Give every sample its clip: (V, ...) -> (B, ...), without a copy where there is one clip."""
+    if x.shape[0] == 1:
+        return x.expand(clip_of.shape[0], *x.shape[1:])
+    return x[clip_of]
+
+
+class SAMWISE(nn.Module):
+    """See the module's first line.
+
+    Args:
+        config: the whole configuration, kept for reference; the parts below are built from it.
+        sam: SAM 2.
+        text_encoder: RoBERTa.
+        adapters: one per fusion stage.
+        conditional_memory_encoder: CME, or None.
+        tokenizer: of the text encoder, or None if only token ids will be given.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        sam: SAM2,
+        text_encoder: TextEncoder,
+        adapters: list[CMTAdapter],
+        conditional_memory_encoder: ConditionalMemoryEncoder | None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.sam = sam
+        self.text_encoder = text_encoder
+        self.cmt_adapters = nn.ModuleList(adapters)
+        self.conditional_memory_encoder = conditional_memory_encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.sam.no_mem_embed.device
+
+    def new_session(self) -> Session:
+        """An empty session for one video (or, in training, one clip)."""
+        return Session(self.config.sam2.max_memories, self.config.sam2.max_pointers)
+
+    def encode(self, frames: Tensor, tokens: TokenBatch, clip_of: Tensor | None = None) -> ClipFeatures:
+        """Encode clips together with their sentences.
+
+        Stages before the first adapter run once per clip, whatever the number of its sentences.
+
+        Args:
+            frames: (V, T, 3, S, S), normalised and padded.
+            tokens: B sentences.
+            clip_of: (B,) int64, the clip of each sentence; by default all belong to the only clip, or each to its own.
+
+        Returns:
+            The features of B samples.
+        """
+        clips, length = frames.shape[:2]
+        samples = tokens.ids.shape[0]
+        if clip_of is None:
+            assert clips in (1, samples), (clips, samples)
+            clip_of = torch.arange(samples, device=frames.device) % clips
+        trunk, neck, decoder = self.sam.image_encoder.trunk, self.sam.image_encoder.neck, self.sam.sam_mask_decoder
+        words = tokens.words
+        text, layers_run = self.text_encoder.embeddings(tokens), 0
+        position = trunk.position(frames.shape[-2] // PATCH_STRIDE, frames.shape[-1] // PATCH_STRIDE)
+        x = self._by_frame(lambda part: trunk.run_stage(0, trunk.embed(part, position)), frames.flatten(0, 1))
+        levels = [x]
+        adapters = dict(zip(self.config.fusion_stages, self.cmt_adapters, strict=True))
+        texts = dict(zip(self.config.fusion_stages, self.config.fusion_stages_txt, strict=True))
+        for stage in range(1, len(trunk.stage_ends)):
+            x = self._by_frame(functools.partial(trunk.run_stage, stage), x)
+            if stage in adapters:
+                text = self.text_encoder.run_layers(text, words, layers_run, texts[stage])
+                layers_run = texts[stage]
+                visual = x.unflatten(0, (-1, length))
+                if stage == self.config.fusion_stages[0]:
+                    visual = _spread(visual, clip_of)
+                visual_out, text_out = adapters[stage](visual, text, words)
+                x, text = (visual + visual_out).flatten(0, 1), text + text_out
+            levels.append(x)
+        text = self.text_encoder.run_layers(text, words, layers_run, self.config.text.layers)
+        fine = (
+            neck.high_resolution(0, levels[0], decoder.conv_s0).unflatten(0, (-1, length)),
+            neck.high_resolution(1, levels[1], decoder.conv_s1).unflatten(0, (-1, length)),
+        )
+        feature_map = neck.feature_map(*levels[2:]).unflatten(0, (-1, length))
+        return ClipFeatures(feature_map, fine, clip_of, text[:, 0], self._prompts(text, tokens))
+
+    def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return function(x)
+        return torch.cat([function(frame) for frame in x.split(1)])
+
+    def _prompts(self, text: Tensor, tokens: TokenBatch) -> Prompts:
+        """Prompt tokens (B, P, C) from the text (B, L, D) after its last layer, and which of them count."""
+        encoder = self.sam.sam_prompt_encoder
+        if tokens.verbs is None:
+            return encoder(text[:, 0]), None
+        most = int(tokens.verbs.sum(1).max())
+        first = tokens.verbs.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        verbs = torch.take_along_dim(text, first[..., None], dim=1)
+        keep = torch.take_along_dim(tokens.verbs, first, dim=1)
+        sparse = encoder(text[:, 0], verbs)
+        return sparse, torch.cat([keep.new_ones(keep.shape[0], sparse.shape[1] - most), keep], dim=1)
+
+    def step(self, frame: FrameFeatures, session: Session) -> FramePrediction:
+        """Segment one frame and remember it.
+
+        Args:
+            frame: the encoded frame.
+            session: state of the video; is advanced by one frame.
+        """
+        grid = self._grid()
+        conditioned = self.sam.read_memory(frame.map, session.memories, session.pointers, grid)
+        decoded = self.sam.decode(conditioned, frame.prompts, frame.fine, grid)
+        pointer = self.sam.object_pointer(decoded)
+        check = self._check_memory(frame, pointer, session)
+        logits = self.sam.enlarge(decoded.logits, self.config.sam2.image_size)
+        if check is not None and not self.training:
+            logits = self._switch(logits, check, session)
+        session.remember(self.sam.memorize(frame.map, logits, decoded.visible, grid), pointer)
+        return FramePrediction(decoded, pointer, check)
+
+    def _grid(self) -> tuple[int, int]:
+        side = self.config.sam2.image_size // FEATURE_STRIDE
+        return side, side
+
+    def _check_memory(self, frame: FrameFeatures, pointer: Tensor, session: Session) -> MemoryCheck | None:
+        """Let CME look at the current frame, for those expressions whose turn it is."""
+        if self.conditional_memory_encoder is None:
+            return None
+        samples = session.expressions_to_check(self.config.cme_decision_window)
+        if not samples:
+            return None
+        chosen = frame.of(samples)
+        with torch.no_grad():  # CME learns from what the network shows, and does not teach the network
+            image = self.sam.without_memory(chosen.map)
+            memoryless = self.sam.decode(image, chosen.prompts, chosen.fine, self._grid())
+        logits = self.conditional_memory_encoder(pointer[samples].detach(), memoryless.early_token)
+        return MemoryCheck(samples, logits, memoryless)
+
+    def _switch(self, logits: Tensor, check: MemoryCheck, session: Session) -> Tensor:
+        """What enters memory after CME looked: (B, S, S) -> (B, S, S)."""
+        chosen = (check.logits[:, 1] > check.logits[:, 0]).nonzero().flatten()
+        if chosen.numel() == 0:
+            return logits
+        samples = torch.tensor(check.samples, device=chosen.device)[chosen]
+        session.note_switches(samples)
+        memoryless = self.sam.enlarge(check.memoryless.logits[chosen], logits.shape[-1])
+        logits = logits.clone()
+        logits[samples] = switched_logits(self.config.switch_mem, logits[samples], memoryless)
+        return logits

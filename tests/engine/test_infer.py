@@ -1,0 +1,193 @@
+"""The streaming API: any way of feeding a video gives the same masks, in constant memory, and can be interrupted."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.infer import FrameResult, VideoSession, open_session, stream
+from models.samwise import SAMWISE
+from tests.conftest import build_micro
+from util.errors import InputError
+
+SENTENCES = ["the red disc", "a square that moves to the left", "it", "the third of four bars"]
+
+
+def video(count: int, height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def stacked(results: list[FrameResult]) -> torch.Tensor:
+    assert [result.index for result in results] == list(range(len(results)))
+    return torch.stack([result.logits for result in results])
+
+
+def test_expressions_together_equal_expressions_alone(micro_model: SAMWISE) -> None:
+    frames = video(11)
+    together = stacked(list(stream(micro_model, SENTENCES, frames)))
+    for number, sentence in enumerate(SENTENCES):
+        alone = stacked(list(stream(micro_model, [sentence], frames)))
+        torch.testing.assert_close(together[:, number : number + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), count=st.integers(1, 13), window=st.integers(1, 5))
+def test_portions_do_not_matter(micro_model: SAMWISE, data: st.DataObject, count: int, window: int) -> None:
+    """However many frames are fed at once, clips are cut every `window` frames."""
+    frames = video(count)
+    expected = stacked(list(stream(micro_model, SENTENCES[:2], frames, window=window)))
+    session, results, start = open_session(micro_model, SENTENCES[:2], window=window), [], 0
+    while start < count:
+        stop = data.draw(st.integers(start + 1, count))
+        results += session.feed(frames[start:stop])
+        start = stop
+    results += session.flush()
+    assert session.flush() == []
+    torch.testing.assert_close(stacked(results), expected, rtol=0, atol=0)
+
+
+def test_the_window_is_part_of_the_function(micro_model: SAMWISE) -> None:
+    frames = video(8)
+    wide, narrow = (stacked(list(stream(micro_model, SENTENCES[:1], frames, window=w))) for w in (8, 4))
+    assert not torch.allclose(wide, narrow, atol=1e-3)
+
+
+@settings(max_examples=6, deadline=None)
+@given(cut=st.integers(0, 19))
+def test_save_and_restore_in_the_middle(
+    micro_model: SAMWISE, tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    """Frames that wait, memories, pointers and switches all survive."""
+    frames, path = video(19), tmp_path_factory.mktemp("session") / "state.pt"
+    expected = stacked(list(stream(micro_model, SENTENCES[:2], frames, window=4)))
+    session = open_session(micro_model, SENTENCES[:2], window=4)
+    results = session.feed(frames[:cut])
+    session.save(path)
+    del session
+    restored = VideoSession.restore(micro_model, path)
+    results += restored.feed(frames[cut:]) + restored.flush()
+    torch.testing.assert_close(stacked(results), expected, rtol=0, atol=0)
+
+
+def test_switches_survive_saving(tmp_path: Path) -> None:
+    """A model whose CME switches at every turn: the turns go on as they would have."""
+    model = build_micro()
+    with torch.no_grad():
+        model.conditional_memory_encoder.decision_class_head.bias.copy_(torch.tensor([-50.0, 50.0]))
+    frames = video(16)
+    expected = stacked(list(stream(model, SENTENCES[:2], frames, window=3)))
+    session = open_session(model, SENTENCES[:2], window=3)
+    results = session.feed(frames[:7])
+    session.save(tmp_path / "state.pt")
+    restored = VideoSession.restore(model, tmp_path / "state.pt")
+    results += restored.feed(frames[7:]) + restored.flush()
+    torch.testing.assert_close(stacked(results), expected, rtol=0, atol=0)
+
+
+def test_two_sessions_at_once(micro_model: SAMWISE) -> None:
+    first, second = video(9, seed=1), video(9, 50, 30, seed=2)
+    expected = [
+        stacked(list(stream(micro_model, SENTENCES[:1], first, window=4))),
+        stacked(list(stream(micro_model, SENTENCES[1:3], second, window=4))),
+    ]
+    sessions = [open_session(micro_model, SENTENCES[:1], window=4), open_session(micro_model, SENTENCES[1:3], window=4)]
+    found: list[list[FrameResult]] = [[], []]
+    for pair in zip(first, second, strict=True):
+        for number in range(2):
+            found[number] += sessions[number].feed([pair[number]])
+    for number in range(2):
+        found[number] += sessions[number].flush()
+        torch.testing.assert_close(stacked(found[number]), expected[number], rtol=0, atol=0)
+
+
+def test_a_long_stream_needs_no_more_than_a_short_one(micro_model: SAMWISE) -> None:
+    """2,000 frames: a session's bytes never grow after frame 20, the process's peak memory stays within 2%."""
+    session = open_session(micro_model, SENTENCES[:1], window=8)
+    frames, sizes, peaks, done = video(16, 24, 32), [], [], 0
+    for number in range(2000):
+        done += len(session.feed([frames[number % 16]]))
+        if number >= 20 and not session._waiting:
+            sizes.append(session.nbytes)
+        if number % 500 == 499:
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert done == 2000
+    assert max(sizes) == sizes[0] == session.memory.nbytes
+    assert peaks[-1] <= 1.02 * peaks[0]
+
+
+def test_paper_protocol_treats_a_last_single_frame_as_an_image(micro_model: SAMWISE) -> None:
+    frames = video(9)
+    paper = list(stream(micro_model, SENTENCES[:1], frames, protocol="paper"))
+    fixed = list(stream(micro_model, SENTENCES[:1], frames, protocol="fixed"))
+    image = next(iter(stream(micro_model, SENTENCES[:1], frames[8:])))
+    torch.testing.assert_close(paper[8].logits, image.logits, rtol=0, atol=0)
+    assert not torch.allclose(paper[8].logits, fixed[8].logits)
+    torch.testing.assert_close(stacked(paper)[:8], stacked(fixed)[:8], rtol=0, atol=0)
+    two = list(stream(micro_model, SENTENCES[:1], video(10), protocol="paper"))
+    torch.testing.assert_close(stacked(two), stacked(list(stream(micro_model, SENTENCES[:1], video(10)))))
+
+
+@settings(max_examples=15, deadline=None)
+@given(height=st.integers(1, 90), width=st.integers(1, 90))
+def test_masks_have_the_size_of_the_frame(micro_model: SAMWISE, height: int, width: int) -> None:
+    result = next(iter(stream(micro_model, SENTENCES[:2], video(1, height, width))))
+    masks = result.masks()
+    assert masks.shape == (2, height, width)
+    assert masks.dtype == np.bool_
+    np.testing.assert_array_equal(masks, (result.probabilities() > 0.5).numpy())
+    assert not result.masks(threshold=1.0).any()
+
+
+@pytest.mark.parametrize(
+    ("expressions", "words"),
+    [
+        ([], "at least one sentence"),
+        ([""], "sentence 1 is empty"),
+        (["a dog", "  \n"], "sentence 2 is empty"),
+        (["word " * 600], "at most 512"),
+        ("a dog", "list of expressions"),
+    ],
+)
+def test_expressions_that_cannot_be_read(micro_model: SAMWISE, expressions: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        open_session(micro_model, expressions)
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (np.zeros((4, 4), np.uint8), "height, width, 3"),
+        (np.zeros((4, 4, 4), np.uint8), "height, width, 3"),
+        (np.zeros((4, 4, 3), np.float32), "uint8"),
+        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        ("frame.jpg", "found str"),
+        (np.zeros((5, 6, 3), np.uint8), "frame 2 is 6x5, the frames before it are 60x40"),
+    ],
+)
+def test_frames_that_cannot_be_used(micro_model: SAMWISE, frame: np.ndarray, words: str) -> None:
+    session = open_session(micro_model, SENTENCES[:1])
+    session.feed(video(2))
+    with pytest.raises(InputError, match=words):
+        session.feed([frame])
+    assert len(session.flush()) == 2
+
+
+def test_wrong_settings(micro_model: SAMWISE, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least 1 frame"):
+        open_session(micro_model, SENTENCES, window=0)
+    with pytest.raises(InputError, match="paper, fixed"):
+        open_session(micro_model, SENTENCES, protocol="other")
+    with pytest.raises(FileNotFoundError, match="no saved session"):
+        VideoSession.restore(micro_model, tmp_path / "absent.pt")
+    (tmp_path / "text.pt").write_text("not a session")
+    with pytest.raises(InputError, match="not a saved session"):
+        VideoSession.restore(micro_model, tmp_path / "text.pt")
+    open_session(micro_model, SENTENCES).save(tmp_path / "state.pt")
+    with pytest.raises(InputError, match="another model configuration"):
+        VideoSession.restore(build_micro(hsa=False), tmp_path / "state.pt")
