@@ -1,0 +1,215 @@
+"""Videos, through PyAV (FFmpeg). A video is surveyed packet by packet before its first frame is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from datasets.media_base import Frame, Media
+from util.errors import InputError
+
+_FALLBACK_FPS = Fraction(25)  # of streams that carry neither time stamps nor a rate
+_TIME_SLACK = Fraction(1, 1000)  # containers round time stamps to as much as a millisecond
+_VARIABLE = Fraction(1, 100)  # a nominal rate further than this from the measured one is not believed
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What the packets of a video say.
+
+    Attributes:
+        times: presentation times in seconds, ascending; None where a packet has none.
+        fps: average frames per second.
+    """
+
+    times: Sequence[Fraction | None]
+    fps: Fraction
+
+
+class _Sampler:
+    """Chooses by time stamps which frames of a video are used: the first one of every 1 / fps seconds.
+
+    Args:
+        survey: of the video.
+        fps: the wanted rate; None, or a rate that the video does not reach, keeps every frame.
+    """
+
+    def __init__(self, survey: _Survey, fps: Fraction | None) -> None:
+        self.fps = survey.fps if fps is None or fps >= survey.fps else fps
+        self._source_fps = survey.fps
+        self._keeps_all = self.fps == survey.fps
+        self._start: Fraction | None = None
+        self._next = 0
+
+    def keeps(self, index: int, time: Fraction | None) -> bool:
+        """Whether frame `index`, shown at `time` seconds, is used; to be asked once per frame, in order."""
+        if self._keeps_all:
+            return True
+        now = index / self._source_fps if time is None else time
+        if self._start is None:
+            self._start = now
+        slot = math.floor((now - self._start + _TIME_SLACK) * self.fps)
+        if slot < self._next:
+            return False
+        self._next = slot + 1
+        return True
+
+
+def open_video(path: Path, shown: str, fps: Fraction | None) -> Media:
+    """A video file as `Media`; also still images that only FFmpeg knows.
+
+    Rotation and mirroring of the display matrix are applied; sound and transparency are dropped; a stream that changes
+    its size is scaled to the size of its first frame. The file is read through once (without decoding), which finds
+    the number of frames and files that were cut off.
+
+    Args:
+        path: the file.
+        shown: what to call it in messages and in `Media.path`.
+        fps: use only that many frames per second; None for all of them.
+
+    Raises:
+        InputError: not a video, without a picture, cut off, or its first frame cannot be decoded.
+    """
+    survey, still = _survey(path, shown)
+    first = next(_decode(path, shown, survey, None, None), None)
+    if first is None:
+        raise InputError(f"{shown}: the video holds no frame that can be decoded; is the file complete?")
+    size = first.shape[:2]
+    if still:
+        return Media(shown, "image", size, None, 1, None, lambda: iter((first,)))
+    sampler = _Sampler(survey, fps)
+    length = sum(sampler.keeps(index, time) for index, time in enumerate(survey.times))
+    return Media(shown, "video", size, sampler.fps, length, None, lambda: _decode(path, shown, survey, fps, size))
+
+
+def _open(path: Path, shown: str) -> InputContainer:
+    try:
+        # With the "file:" prefix no colon in a name is taken for a protocol; the white list keeps playlists local.
+        return av.open(f"file:{path.resolve()}", options={"protocol_whitelist": "file"})
+    except FFmpegError as error:
+        raise _unreadable(shown, error) from error
+
+
+def _unreadable(shown: str, error: FFmpegError) -> InputError:
+    return InputError(
+        f"{shown}: expected an image, a video or a folder of images, but the file cannot be read as any of them "
+        f"({error.strerror}); it is damaged, cut off, or something else"
+    )
+
+
+def _video_stream(container: InputContainer, shown: str) -> VideoStream:
+    """The first video stream that is not the cover picture of a sound file."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    kinds = " and ".join(
+        sorted({"a cover picture" if s.type == "video" else s.type for s in container.streams}, reverse=True)
+    )
+    raise InputError(f"{shown}: expected a video, found a file that holds only {kinds or 'nothing'}")
+
+
+def _survey(path: Path, shown: str) -> tuple[_Survey, bool]:
+    """Read through the packets; also says whether the file is a still image."""
+    with _open(path, shown) as container:
+        stream = _video_stream(container, shown)
+        whole, cut, end = 0, False, Fraction(0)
+        times: list[Fraction | None] = []
+        try:
+            for packet in container.demux():
+                end = max(end, _seconds(packet) or end)
+                if packet.stream.index != stream.index or not packet.size:
+                    continue
+                cut = cut or packet.is_corrupt
+                whole += not packet.is_corrupt
+                if not packet.is_discard:
+                    times.append(_seconds(packet))
+        except FFmpegError as error:
+            raise InputError(f"{shown}: the file breaks off after {whole} frames ({error.strerror})") from error
+        _refuse_cut_off(container, max(stream.frames, whole + cut), whole, end, shown)
+        still = container.format.name.endswith("_pipe") or container.format.name == "image2"
+        nominal = stream.average_rate or stream.guessed_rate
+    known = sorted(time for time in times if time is not None)
+    complete = len(known) == len(times)
+    span = known[-1] - known[0] if complete and len(known) > 1 else Fraction(0)
+    fps = Fraction(len(known) - 1) / span if span else nominal or _FALLBACK_FPS
+    if nominal and abs(fps - nominal) <= _VARIABLE * nominal:
+        fps = nominal
+    return _Survey(known if complete else [None] * len(times), fps.limit_denominator(90000)), still
+
+
+def _seconds(timed: Packet | VideoFrame) -> Fraction | None:
+    return None if timed.pts is None or timed.time_base is None else timed.pts * timed.time_base
+
+
+def _refuse_cut_off(container: InputContainer, frames: int, whole: int, end: Fraction, shown: str) -> None:
+    """Compare with what was read what the file promises: its number of frames in MP4, its duration in Matroska."""
+    name = container.format.name
+    if "mp4" in name and whole < frames:
+        raise InputError(f"{shown}: the video is cut off: {whole} of at least {frames} frames are in the file")
+    if "matroska" in name and container.duration:
+        duration = Fraction(container.duration, av.time_base)
+        if end < duration * Fraction(9, 10) - 1:
+            raise InputError(
+                f"{shown}: the video is cut off: {float(end):.1f} of {float(duration):.1f} s are in the file"
+            )
+
+
+def _decode(
+    path: Path, shown: str, survey: _Survey, fps: Fraction | None, size: tuple[int, int] | None
+) -> Iterator[Frame]:
+    """Yield the chosen frames, upright, (H, W, 3) uint8 RGB, scaled to `size` if they have another."""
+    sampler = _Sampler(survey, fps)
+    index = -1
+    with _open(path, shown) as container:
+        stream = _video_stream(container, shown)
+        stream.thread_type = "AUTO"
+        try:
+            for index, frame in enumerate(container.decode(stream)):
+                if sampler.keeps(index, _seconds(frame)):
+                    yield _to_rgb(frame, size)
+        except FFmpegError as error:
+            if index < 0:
+                raise _unreadable(shown, error) from error
+            raise InputError(
+                f"{shown}: decoding broke off at frame {index + 1} ({error.strerror}); is the file damaged?"
+            ) from error
+
+
+def _to_rgb(frame: VideoFrame, size: tuple[int, int] | None) -> Frame:
+    turn = _display_matrix(frame)
+    height, width = frame.height, frame.width
+    if size is not None:
+        height, width = size[::-1] if abs(turn[0]) < abs(turn[1]) else size
+    return _upright(frame.to_ndarray(format="rgb24", width=width, height=height), turn)
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d) of the display matrix: a stored pixel (x, y) is shown at (a x + c y, b x + d y)."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    matrix = np.frombuffer(bytes(data), np.int32)
+    return int(matrix[0]), int(matrix[1]), int(matrix[3]), int(matrix[4])
+
+
+def _upright(pixels: Frame, turn: tuple[int, int, int, int]) -> Frame:
+    """Turn and mirror as the display matrix says, in steps of a quarter turn."""
+    a, b, c, d = turn
+    if abs(a) < abs(b):
+        pixels = pixels.transpose(1, 0, 2)
+        a, d = c, b
+    pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,173 @@
+"""From a source of frames and some sentences to files: decoding ahead of the model, writing behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from datasets.media import Frame, Media
+from engine.infer import open_session, stream
+from engine.results import ResultFolder
+from engine.runtime import float32_arithmetic
+from models.samwise import SAMWISE
+from util.background import prefetch
+from util.errors import InputError
+from util.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+
+
+def clean_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts with white space folded; one that occurs twice is used once, with a warning.
+
+    Raises:
+        InputError: no prompt, an empty one, or one that is no valid Unicode.
+    """
+    cleaned: list[str] = []
+    for number, prompt in enumerate(prompts, 1):
+        text = " ".join(prompt.split())
+        if not text:
+            raise InputError(f"--text_prompts: expected a sentence, but number {number} is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InputError(f"--text_prompts: number {number} ({ascii(text)[:60]}) is no valid Unicode text")
+        if text in cleaned:
+            logger.warning("--text_prompts: %r is given twice and used once", text)
+        else:
+            cleaned.append(text)
+    if not cleaned:
+        raise InputError("--text_prompts: expected at least one sentence")
+    return cleaned
+
+
+def check_output_dir(path: str | Path) -> Path:
+    """Make the folder and try whether files can be made in it.
+
+    Raises:
+        InputError: they cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {path}: cannot be written to ({error.strerror}); choose another folder"
+        ) from error
+
+
+def segment_media(
+    model: SAMWISE,
+    media: Media,
+    prompts: Sequence[str],
+    output_dir: str | Path,
+    *,
+    window: int = 8,
+    threshold: float = 0.5,
+    precision: str = "fp32",
+    facts: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Segment all prompts in one pass and write what `ResultFolder` describes.
+
+    When it is interrupted, or an error stops it, the frames done until then are written, their videos are completed,
+    and result.json says `"complete": false`.
+
+    Args: as for `stream`, and
+        output_dir: the folder of the results; its result.json is what is returned.
+        threshold: probability above which a pixel belongs to the object, between 0 and 1.
+        facts: what else result.json shall say.
+        progress: whether to draw a progress bar on standard error.
+
+    Raises:
+        InputError: a prompt that cannot be used, or a frame that cannot be decoded.
+        OSError: a file that cannot be written.
+    """
+    prompts = clean_prompts(prompts)
+    open_session(model, prompts, window=window, precision=precision)  # refuses what it cannot use before work begins
+    folder = ResultFolder(check_output_dir(output_dir), prompts, media.fps, depth=window)
+    clocks = _Clocks()
+    error: BaseException | None = None
+    decoded = prefetch(clocks.decode.over(media), depth=window)
+    waiting: deque[Frame] = deque()
+    source = _remember(clocks.wait.over(decoded), waiting)
+    try:
+        with (
+            contextlib.closing(decoded),
+            float32_arithmetic(precision),
+            tqdm(total=media.length, unit="frame", bar_format=_BAR, disable=not progress) as bar,
+        ):
+            results = stream(model, prompts, source, window=window, precision=precision)
+            for result in clocks.model.over(results):
+                with clocks.model:
+                    masks, scores = result.masks(threshold), result.object_scores.tolist()
+                folder.add(media.frame_name(result.index), waiting.popleft(), masks, scores)
+                bar.update()
+    except BaseException as caught:  # also Ctrl-C: what is done is completed first
+        error = caught
+    try:
+        folder.finish()
+    except Exception as caught:
+        error = error or caught
+    record = _describe_run(media, facts or {}, clocks, folder, error is None)
+    if error is not None:
+        _keep_record(folder, record)
+        raise error
+    return folder.write_record(record)
+
+
+def _keep_record(folder: ResultFolder, record: dict[str, Any]) -> None:
+    """Write the record of a run that failed, if it got as far as a result."""
+    if folder.written_names:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            folder.write_record(record)
+
+
+def _describe_run(
+    media: Media, facts: Mapping[str, Any], clocks: _Clocks, folder: ResultFolder, complete: bool
+) -> dict[str, Any]:
+    height, width = media.frame_size
+    total = time.perf_counter() - clocks.start
+    return {
+        "input": {
+            "path": media.path,
+            "kind": media.kind,
+            "height": height,
+            "width": width,
+            "fps": None if media.fps is None else float(media.fps),
+        },
+        "complete": complete,
+        **facts,
+        "times": {
+            "decode": round(clocks.decode.seconds, 3),
+            "model": round(clocks.model.seconds - clocks.wait.seconds, 3),
+            "write": round(folder.write_seconds, 3),
+            "total": round(total, 3),
+            "fps": round(len(folder.written_names) / total, 3),
+        },
+    }
+
+
+def _remember(frames: Iterable[Frame], kept: deque[Frame]) -> Iterator[Frame]:
+    """Pass frames on and keep them until their results come back."""
+    for frame in frames:
+        kept.append(frame)
+        yield frame
+
+
+class _Clocks:
+    """Decoding and writing run beside the model; `wait` is the part of the model's time in which it had no frames."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.decode, self.wait, self.model = Stopwatch(), Stopwatch(), Stopwatch()

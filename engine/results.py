@@ -1,0 +1,280 @@
+"""The files of a demo run: masks, overlays and videos per prompt, written in the background while the model works."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from util.background import WriteBehind
+from util.drawing import Colour, draw_overlay, palette
+from util.masks import mask_area, save_mask
+from util.naming import safe_names
+from util.paths import atomic_path, atomic_write, atomic_write_json
+
+COMBINED = "all_prompts"
+RECORD = "result.json"
+_BT601, _LIMITED_RANGE = 6, 1  # what cv2's conversion to YUV produces, as H.264 numbers it (SMPTE 170M)
+_JPEG_QUALITY = 92
+
+
+class VideoFile:
+    """An MP4 being written (H.264, yuv420p, even size); it appears under its name when it is finished.
+
+    Args:
+        path: the file.
+        fps: frames per second.
+    """
+
+    def __init__(self, path: Path, fps: Fraction) -> None:
+        self.path = path
+        self.fps = fps
+        self._cleanup = contextlib.ExitStack()
+        self._output: tuple[OutputContainer, VideoStream] | None = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append a frame, (H, W, 3) uint8 RGB. Raises OSError if it cannot be written; the file is then given up."""
+        height, width = frame.shape[:2]
+        even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        pixels = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
+        picture = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
+        picture.colorspace, picture.color_range = _BT601, _LIMITED_RANGE
+        with self._giving_up():
+            if self._output is None:
+                self._output = self._open(even.shape[0], even.shape[1])
+            container, stream = self._output
+            container.mux(stream.encode(picture))
+
+    def finish(self) -> None:
+        """Complete the file under its name; nothing if no frame was added."""
+        if self._output is None:
+            return
+        with self._giving_up():
+            container, stream = self._output
+            container.mux(stream.encode())
+            container.close()
+            self._cleanup.close()
+
+    def _open(self, height: int, width: int) -> tuple[OutputContainer, VideoStream]:
+        temporary = self._cleanup.enter_context(atomic_path(self.path))
+        container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20"})
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = _BT601, _LIMITED_RANGE
+        return container, stream
+
+    @contextlib.contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """On an error remove what was written, and report FFmpeg's errors as the operating system's."""
+        try:
+            yield
+        except BaseException as error:
+            if self._output is not None:
+                with contextlib.suppress(FFmpegError, OSError):
+                    self._output[0].close()
+            self._cleanup.__exit__(type(error), error, error.__traceback__)
+            if isinstance(error, FFmpegError):
+                raise OSError(f"{self.path} cannot be written ({error.strerror})") from error
+            raise
+
+
+@dataclass(frozen=True)
+class FrameJob:
+    """One frame to write.
+
+    Attributes:
+        name: of its files.
+        frame: (H, W, 3) uint8 RGB.
+        masks: (k, H, W) bool, one per label of the track.
+    """
+
+    name: str
+    frame: np.ndarray
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Track:
+    """What becomes of the masks of one prompt, or of all of them together.
+
+    Attributes:
+        labels, colours: one per mask.
+        video: of the overlays, or None.
+        masks: folder of the mask PNGs, or None for none.
+        overlays: folder of the overlay JPEGs, or None for none.
+        picture: file name of the overlay of a single image, instead of one per frame.
+    """
+
+    labels: Sequence[str]
+    colours: Sequence[Colour]
+    video: VideoFile | None
+    masks: Path | None = None
+    overlays: Path | None = None
+    picture: str | None = None
+
+    def write(self, job: FrameJob) -> None:
+        """Write everything that one frame gives."""
+        if self.masks is not None:
+            save_mask(self.masks / f"{job.name}.png", job.masks[0])
+        overlay = draw_overlay(job.frame, list(job.masks), self.colours, self.labels)
+        if self.overlays is not None:
+            save_jpeg(self.overlays / f"{self.picture or job.name}.jpg", overlay)
+        if self.video is not None:
+            self.video.add(overlay)
+
+    def finish(self) -> None:
+        """Complete the video."""
+        if self.video is not None:
+            self.video.finish()
+
+
+def save_jpeg(path: Path, frame: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB as a JPEG, atomically; raises OSError if that fails."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    with atomic_write(path, "wb") as handle:
+        handle.write(data.tobytes())
+
+
+@dataclass
+class _PromptRecord:
+    areas: list[int] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+
+
+class ResultFolder:
+    """A folder of results: `<prompt>/masks`, `<prompt>/overlays`, `<prompt>.mp4`, all_prompts.mp4 and result.json.
+
+    Every prompt, and the picture of all of them, is written by a thread of its own.
+
+    Args:
+        root: the folder. Files in it that an earlier run made for the same prompts are replaced.
+        prompts: E different texts.
+        fps: frame rate of the videos; None for a single image, which gets pictures only.
+        depth: how many frames may wait to be written.
+    """
+
+    def __init__(self, root: Path, prompts: Sequence[str], fps: Fraction | None, depth: int) -> None:
+        self.root = root
+        self.prompts = prompts
+        self.folders = safe_names(prompts, reserved=(COMBINED,))
+        self.colours = palette(len(prompts))
+        self.is_video = fps is not None
+        self._names: list[str] = []
+        self._records = [_PromptRecord() for _ in prompts]
+        self._depth = depth
+        self._tracks = [*map(self._track, range(len(prompts)), [fps] * len(prompts)), self._combined_track(fps)]
+        self._writers: list[WriteBehind[FrameJob]] = []
+
+    def _track(self, index: int, fps: Fraction | None) -> Track:
+        folder = self.folders[index]
+        video = None if fps is None else VideoFile(self.root / f"{folder}.mp4", fps)
+        masks, overlays = self.root / folder / "masks", self.root / folder / "overlays"
+        return Track([self.prompts[index]], [self.colours[index]], video, masks, overlays)
+
+    def _combined_track(self, fps: Fraction | None) -> Track:
+        if fps is None:
+            return Track(self.prompts, self.colours, None, overlays=self.root, picture=COMBINED)
+        return Track(self.prompts, self.colours, VideoFile(self.root / f"{COMBINED}.mp4", fps))
+
+    @property
+    def written_names(self) -> list[str]:
+        """Names of the frames whose files are all written."""
+        return self._names[: min((writer.written for writer in self._writers), default=0)]
+
+    @property
+    def write_seconds(self) -> float:
+        """Time spent writing, summed over the threads."""
+        return sum(writer.seconds for writer in self._writers)
+
+    def add(self, name: str, frame: np.ndarray, masks: np.ndarray, scores: Sequence[float]) -> None:
+        """Take one frame's result and return before it is written, if not too many wait.
+
+        Args:
+            name: of the files of this frame.
+            frame: (H, W, 3) uint8 RGB.
+            masks: (E, H, W) bool.
+            scores: E object scores; infinite ones (scores switched off) are recorded as null.
+
+        Raises:
+            OSError: an earlier frame could not be written.
+        """
+        if not self._writers:
+            _remove_earlier_results(self.root, self.folders)
+            self._writers = [WriteBehind(track.write, track.finish, self._depth) for track in self._tracks]
+        for index, writer in enumerate(self._writers):
+            own = masks[index : index + 1] if index < len(self.prompts) else masks
+            writer.submit(FrameJob(name, frame, own))
+        for record, mask, score in zip(self._records, masks, scores, strict=True):
+            record.areas.append(mask_area(mask))
+            record.scores.append(score if math.isfinite(score) else None)
+        self._names.append(name)
+
+    def finish(self) -> None:
+        """Wait until all frames are written and the videos are complete. Raises the first error of a thread."""
+        for writer in self._writers:
+            writer.end()
+        errors = []
+        for writer in self._writers:
+            try:
+                writer.join()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def write_record(self, facts: dict[str, Any]) -> Path:
+        """Write result.json, after `finish`: `facts`, the frames, and each prompt's files, areas and object scores."""
+        record = {
+            **facts,
+            "frames": self.written_names,
+            "prompts": [self._describe(i) for i in range(len(self.prompts))],
+            COMBINED: self._existing(f"{COMBINED}.mp4" if self.is_video else f"{COMBINED}.jpg"),
+        }
+        atomic_write_json(self.root / RECORD, record)
+        return self.root / RECORD
+
+    def _existing(self, name: str) -> str | None:
+        return name if (self.root / name).is_file() else None
+
+    def _describe(self, index: int) -> dict[str, Any]:
+        folder, record, names = self.folders[index], self._records[index], self.written_names
+        return {
+            "text": self.prompts[index],
+            "folder": folder,
+            "colour": list(self.colours[index]),
+            "video": self._existing(f"{folder}.mp4"),
+            "masks": [f"{folder}/masks/{name}.png" for name in names],
+            "overlays": [f"{folder}/overlays/{name}.jpg" for name in names],
+            "areas": record.areas[: len(names)],
+            "object_scores": record.scores[: len(names)],
+        }
+
+
+def _remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
+    """Delete the files of these prompts, and of all prompts together, that an earlier run's record lists."""
+    try:
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+        names = [name for name in record["frames"] if Path(name).name == name]
+        earlier = [prompt["folder"] for prompt in record["prompts"] if prompt["folder"] in folders]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        return
+    files = [root / RECORD, root / f"{COMBINED}.mp4", root / f"{COMBINED}.jpg"]
+    for folder in earlier:
+        files += [root / f"{folder}.mp4", *(root / folder / "masks" / f"{name}.png" for name in names)]
+        files += [root / folder / "overlays" / f"{name}.jpg" for name in names]
+    for file in files:
+        file.unlink(missing_ok=True)

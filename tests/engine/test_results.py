@@ -1,0 +1,150 @@
+"""The files of a demo run."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.media import open_media
+from engine.results import ResultFolder, VideoFile
+from tests.media_files import number_of, picture, quadrants
+from util.errors import InputError
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (5, 5), (1, 1)])
+@pytest.mark.parametrize("fps", [Fraction(10), Fraction(30000, 1001), Fraction(1, 2)])
+def test_video_file(tmp_path: Path, size: tuple[int, int], fps: Fraction) -> None:
+    path = tmp_path / "video.mp4"
+    video = VideoFile(path, fps)
+    for number in range(4):
+        video.add(picture(*size, 8 * number))
+        assert not path.exists()
+    video.finish()
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+    with av.open(str(path)) as container:
+        (stream,) = container.streams
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+    media = open_media(str(path))
+    assert (media.length, media.fps) == (4, fps)
+    assert media.frame_size == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    if size[0] > 40:
+        frames = list(media)
+        assert quadrants(frames[0])[:3] == ["red", "green", "blue"]
+        assert [round(number_of(frame) / 8) for frame in frames] == [0, 1, 2, 3]
+
+
+def test_colours_survive_the_video(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path / "video.mp4", Fraction(10))
+    video.add(picture(64, 64, 16))
+    video.finish()
+    (frame,) = open_media(str(tmp_path / "video.mp4"))
+    corners = np.s_[8:56:32, 8:56:32]
+    assert np.abs(frame[corners].astype(int) - picture(64, 64, 16)[corners]).max() < 8
+
+
+def test_video_without_frames_is_no_file(tmp_path: Path) -> None:
+    VideoFile(tmp_path / "video.mp4", Fraction(10)).finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_video_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").mkdir()
+    with pytest.raises(InputError, match=r"video\.mp4"):
+        VideoFile(tmp_path / "video.mp4", Fraction(10)).add(picture(8, 8))
+    assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def fill(folder: ResultFolder, names: list[str], prompts: int = 2) -> None:
+    for number, name in enumerate(names):
+        masks = np.zeros((prompts, 32, 48), bool)
+        for index in range(prompts):
+            masks[index, index : index + number + 1, :10] = True
+        folder.add(name, picture(32, 48, number), masks, [1.5, float("inf"), -2.0][:prompts])
+
+
+def test_result_folder_of_a_video(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path, ["the disc", "a/b"], Fraction(5), depth=2)
+    fill(folder, ["00000", "00001", "00002"])
+    folder.finish()
+    record = json.loads(folder.write_record({"complete": True}).read_text())
+    assert record["complete"] is True
+    assert record["frames"] == ["00000", "00001", "00002"]
+    assert record["all_prompts"] == "all_prompts.mp4"
+    first, second = record["prompts"]
+    assert (first["text"], first["folder"], first["video"]) == ("the disc", "the_disc", "the_disc.mp4")
+    assert (second["text"], second["folder"]) == ("a/b", "a_b")
+    assert first["areas"] == [10, 20, 30]
+    assert (first["object_scores"], second["object_scores"]) == ([1.5] * 3, [None] * 3)
+    assert first["colour"] != second["colour"]
+    listed = {"result.json", "all_prompts.mp4"}
+    for prompt in record["prompts"]:
+        listed |= {prompt["video"], *prompt["masks"], *prompt["overlays"]}
+    assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()} == listed
+    for index, area in enumerate(first["areas"]):
+        assert np.count_nonzero(np.asarray(Image.open(tmp_path / first["masks"][index])) == 255) == area
+    for name in ("the_disc.mp4", "a_b.mp4", "all_prompts.mp4"):
+        assert (open_media(str(tmp_path / name)).length, open_media(str(tmp_path / name)).fps) == (3, 5)
+
+
+def test_result_folder_of_an_image(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path, ["the disc", "all_prompts"], None, depth=2)
+    fill(folder, ["00000"])
+    folder.finish()
+    record = json.loads(folder.write_record({}).read_text())
+    assert record["all_prompts"] == "all_prompts.jpg"
+    assert [prompt["video"] for prompt in record["prompts"]] == [None, None]
+    assert record["prompts"][1]["folder"] == "all_prompts-2"
+    assert not list(tmp_path.rglob("*.mp4"))
+    with Image.open(tmp_path / "all_prompts.jpg") as image:
+        assert image.size == (48, 32)
+
+
+def test_second_run_replaces_what_the_first_wrote(tmp_path: Path) -> None:
+    for names, prompts in ((["0", "1", "2"], ["disc", "square"]), (["0", "1"], ["disc", "triangle"])):
+        folder = ResultFolder(tmp_path, prompts, Fraction(5), depth=2)
+        (tmp_path / "disc" / "masks").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "disc" / "masks" / "mine.png").write_text("not from here")
+        fill(folder, names)
+        folder.finish()
+        folder.write_record({})
+    assert sorted(file.name for file in (tmp_path / "disc" / "masks").iterdir()) == ["0.png", "1.png", "mine.png"]
+    assert sorted(file.name for file in (tmp_path / "square" / "masks").iterdir()) == ["0.png", "1.png", "2.png"]
+
+
+def test_record_of_strangers_deletes_nothing_outside(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    root.mkdir()
+    (tmp_path / "precious.png").write_text("keep")
+    (root / "result.json").write_text(
+        json.dumps({"frames": ["../../../precious", "..", 3], "prompts": [{"folder": "disc"}, {"folder": "../.."}]})
+    )
+    folder = ResultFolder(root, ["disc", "square"], None, depth=1)
+    fill(folder, ["00000"])
+    folder.finish()
+    assert (tmp_path / "precious.png").read_text() == "keep"
+
+
+def test_failing_writer_stops_the_run_and_keeps_what_is_done(tmp_path: Path) -> None:
+    (tmp_path / "disc" / "masks" / "2.png").mkdir(parents=True)  # frame 2 cannot be written
+    folder = ResultFolder(tmp_path, ["disc", "square"], Fraction(5), depth=1)
+    with pytest.raises(InputError, match=r"2\.png"):
+        fill(folder, [str(number) for number in range(100)])
+    with pytest.raises(InputError, match=r"2\.png"):
+        folder.finish()
+    record = json.loads(folder.write_record({}).read_text())
+    assert record["frames"] == ["0", "1"]
+    assert len(record["prompts"][1]["areas"]) == 2
+    assert record["prompts"][0]["video"] is None  # its thread failed
+    written = record["prompts"][1]["video"]
+    assert open_media(str(tmp_path / written)).length >= 2
+    for prompt in record["prompts"]:
+        for name in [*prompt["masks"], *prompt["overlays"]]:
+            Image.open(tmp_path / name).load()
+    assert not list(tmp_path.rglob(".*"))
