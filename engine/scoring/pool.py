@@ -1,0 +1,106 @@
+"""Worker processes that score while the main process runs a model, or reads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import ParamSpec, TypeVar
+
+import cv2
+from tqdm import tqdm
+
+from util.errors import InputError
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class ScorePool:
+    """Runs functions in spawned processes (safe beside CUDA and threads); use it as a context manager.
+
+    Work starts as soon as it is submitted. Leaving the context after an exception drops what has not started.
+
+    Args:
+        num_workers: number of processes; 0 runs everything in the caller, at once.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        if num_workers < 0:
+            raise InputError(f"--num_workers is the number of processes, 0 or more; found {num_workers}")
+        self._executor = (
+            ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _start_worker)
+            if num_workers
+            else None
+        )
+
+    def __enter__(self) -> ScorePool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Start `function(*args, **kwargs)`; function, arguments and result must be picklable."""
+        if self._executor is not None:
+            try:
+                return self._executor.submit(function, *args, **kwargs)
+            except BrokenProcessPool as error:
+                raise _dead_worker() from error
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except (InputError, OSError) as error:
+            future.set_exception(error)
+        return future
+
+    def map(
+        self, function: Callable[[S], T], tasks: Sequence[S], sizes: Sequence[int], description: str, unit: str
+    ) -> list[T]:
+        """`function` of every task, in the order of the tasks, with a progress bar; see `collect` for the rest."""
+        if self._executor is not None:
+            return collect([self.submit(function, task) for task in tasks], sizes, description, unit)
+        results = []
+        with tqdm(total=sum(sizes), desc=description, unit=unit) as bar:
+            for task, size in zip(tasks, sizes, strict=True):
+                results.append(function(task))
+                bar.update(size)
+        return results
+
+
+def collect(futures: Sequence[Future[T]], sizes: Sequence[int], description: str, unit: str) -> list[T]:
+    """The results in the order of `futures`, with a progress bar.
+
+    Args:
+        futures: what `ScorePool.submit` returned.
+        sizes: how many units (frames, say) each of them scores.
+        description, unit: of the bar.
+
+    Raises:
+        InputError: a worker process was killed, or what the first failed function raised.
+    """
+    size_of = dict(zip(futures, sizes, strict=True))
+    with tqdm(total=sum(sizes), desc=description, unit=unit) as bar:
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update(size_of[future])
+        except BrokenProcessPool as error:
+            raise _dead_worker() from error
+    return [future.result() for future in futures]
+
+
+def _dead_worker() -> InputError:
+    return InputError("a scoring process was killed (out of memory?); run again with a smaller --num_workers")
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    cv2.setNumThreads(1)
