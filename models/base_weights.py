@@ -66,6 +66,13 @@ def read_roberta(source: str | None) -> Checkpoint:
     return checkpoint
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether `source` can only be a hub id: `owner/name` or `name` where neither that path nor a folder `owner` is."""
+    path = Path(source)
+    local = path.exists() or source.startswith("pretrain/") or (path.parent != Path() and path.parent.is_dir())
+    return not local and _HUB_ID.fullmatch(source) is not None
+
+
 def _find_roberta(source: str) -> Path:
     path = local_path(source) if is_url(source) else Path(source).expanduser()
     if path.is_dir():
@@ -78,8 +85,7 @@ def _find_roberta(source: str) -> Path:
         )
     if path.exists():
         return path
-    beside_others = path.parent != Path() and path.parent.is_dir()  # a misspelt path, not a hub id
-    if beside_others or path == Path(DEFAULT_ROBERTA) or not _HUB_ID.fullmatch(source):
+    if not is_hub_id(source):
         raise InputError(
             f"--roberta {path} does not exist, and RoBERTa's weights are not in the checkpoint: run "
             "`python tools/download_weights.py roberta-base` or give a folder that holds them"

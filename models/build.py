@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from configs.schema import ModelConfig
+from models.base_weights import DEFAULT_ROBERTA
 from models.checkpoint import LoadReport, load_weights
 from models.checkpoint_keys import is_trainable
 from models.cmt_adapter import CMTAdapter
@@ -13,8 +14,6 @@ from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
-
-DEFAULT_ROBERTA = "pretrain/roberta-base"
 
 
 def build_model(config: ModelConfig) -> SAMWISE:
@@ -61,11 +60,11 @@ def load_model(
         InputError: files that are missing or do not fit.
     """
     torch.manual_seed(seed)
-    tokenizer = byte_tokenizer() if untrained and roberta is None else load_tokenizer(roberta or DEFAULT_ROBERTA)
     model = build_model(config)
-    model.tokenizer = Tokenizer(tokenizer, config.text.max_positions - 2, config.motion_prompt)
     if untrained:
         report = LoadReport((), (), (), tuple(model.state_dict()), (), ("all weights are untrained",))
     else:
         report = load_weights(model, resume=resume, sam2_weights=sam2_weights, roberta=roberta)
+    tokenizer = byte_tokenizer() if untrained and roberta is None else load_tokenizer(roberta or DEFAULT_ROBERTA)
+    model.tokenizer = Tokenizer(tokenizer, config.text.max_positions - 2, config.motion_prompt)
     return model.to(device), report

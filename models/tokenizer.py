@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +14,13 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
+from models.base_weights import is_hub_id
 from models.motion_prompts import find_verbs
 from util.errors import InputError
 
 START, PADDING, END = 0, 1, 2
+FAIRSEQ_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
+TRANSFORMERS_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 SPECIAL = {"<s>": START, "<pad>": PADDING, "</s>": END, "<unk>": 3}
 
 
@@ -96,29 +98,31 @@ class Tokenizer:
         return marks
 
 
-def is_hub_id(source: str) -> bool:
-    """Whether `source` can only be a hub id: `owner/name` or `name` where neither that path nor a folder `owner` is."""
-    path = Path(source)
-    local = path.exists() or source.startswith("pretrain/") or (path.parent != Path() and path.parent.is_dir())
-    return not local and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) is not None
-
-
 def load_tokenizer(source: str) -> Any:
     """The RoBERTa tokenizer of a folder (transformers' or fairseq's files) or of a hub id.
 
     Raises:
         InputError: there is none.
     """
-    folder = Path(source)
+    folder = Path(source).expanduser()
+    folder = folder.parent if folder.is_file() else folder  # a weight file: its tokenizer lies beside it
+    tokenizer, reason = None, "no such files"
     try:
-        if (folder / "encoder.json").is_file():
-            return _fairseq_tokenizer(folder)
-        return RobertaTokenizerFast.from_pretrained(source, local_files_only=not is_hub_id(source))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if all((folder / name).is_file() for name in FAIRSEQ_FILES):
+            tokenizer = _fairseq_tokenizer(folder)
+        elif any(all((folder / name).is_file() for name in names) for names in TRANSFORMERS_FILES):
+            tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        elif is_hub_id(source):
+            tokenizer = RobertaTokenizerFast.from_pretrained(source)
+    except Exception as error:  # transformers and tokenizers raise many kinds, some of them Rust's
+        reason = " ".join(str(error).split())[:120]
+    # A tokenizer without its files can come back empty instead of not at all.
+    if tokenizer is None or tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>"]) != [START, PADDING, END]:
         raise InputError(
-            f"no RoBERTa tokenizer at {source} (expected vocab.json and merges.txt): give its folder with --roberta, "
-            f"or run `python tools/download_weights.py roberta-base` ({type(error).__name__})"
-        ) from error
+            f"no RoBERTa tokenizer at {source} (expected vocab.json and merges.txt, or tokenizer.json; {reason}): give "
+            "its folder with --roberta, or run `python tools/download_weights.py roberta-base`"
+        )
+    return tokenizer
 
 
 def _fairseq_tokenizer(folder: Path) -> Any:

@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.models.sam2.sam2_recipe import recipe_frames, recipe_prompts, recipe_state
-from util.errors import run_script
+from util.errors import InputError, run_script
 from util.paths import atomic_write
 
 OUT = Path(__file__).resolve().parents[1] / "tests" / "data" / "sam2_reference.npz"
@@ -184,15 +184,23 @@ def track(name: str) -> dict[str, np.ndarray]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the reference file."""
+    """Write the reference file.
+
+    Raises:
+        InputError: the package is not installed.
+    """
     parser = argparse.ArgumentParser(description="store what the PyPI package sam2 computes, for the tests")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
+    try:
+        package = f"sam2 {version('sam2')}, torch {version('torch')}"
+    except PackageNotFoundError as error:
+        raise InputError("the package sam2 is not installed: run this in an environment that has it") from error
     with torch.inference_mode():
         cases = [(name, encode(name)) for name in ENCODED] + [(name, track(name)) for name in TRACKED]
     arrays = {f"{name}/{key}": values for name, kept in cases for key, values in kept.items()}
     meta = {
-        "package": f"sam2 {version('sam2')}, torch {torch.__version__}",
+        "package": package,
         "sizes": SIZES,
         "samples": SAMPLES,
         "frames": FRAMES,

@@ -206,9 +206,8 @@ def test_memory_encoder(name: str) -> None:
     visible = torch.tensor([True, False])
     memory = ours.memorize(features.flatten(2).transpose(1, 2), logits, visible, GRID)
     expected, _ = theirs.memory_encoder(features, (logits.sigmoid() * 20 - 10)[:, None])
-    if name.endswith("2.1"):
-        hidden = (~visible)[:, None, None, None]
-        expected = expected + hidden * theirs.occlusion_spatial_embedding_parameter[..., None, None]
+    if (added := theirs.occlusion_spatial_embedding_parameter) is not None:  # SAM 2.1
+        expected = expected + (~visible)[:, None, None, None] * added[..., None, None]
     assert difference(memory, expected.flatten(2).transpose(1, 2)) < TOLERANCE
 
 

@@ -123,6 +123,13 @@ def test_position_embedding_of_hiera_repeats_with_the_window() -> None:
 # Feature pyramid
 
 
+def lateral(neck: FeaturePyramid, index: int, x: Tensor) -> Tensor:
+    """The pyramid's convolution of a level, counted from the coarsest: (B, H, W, C) -> (B, dim, H, W)."""
+    conv = neck.convs[index].conv
+    assert isinstance(conv, nn.Conv2d)
+    return conv(x.permute(0, 3, 1, 2))
+
+
 @few
 @given(small, small, st.sampled_from([0, 1]))
 def test_high_resolution_features_equal_one_convolution_after_the_other(rows: int, columns: int, level: int) -> None:
@@ -131,7 +138,7 @@ def test_high_resolution_features_equal_one_convolution_after_the_other(rows: in
     random_weights(neck)
     random_weights(reduction, seed=1)
     x = noise(2, rows, columns, (4, 8)[level])
-    expected = reduction(neck.convs[3 - level].conv(x.permute(0, 3, 1, 2)))
+    expected = reduction(lateral(neck, 3 - level, x))
     close(neck.high_resolution(level, x, reduction), expected)
 
 
@@ -141,8 +148,8 @@ def test_feature_map_adds_the_coarse_level_enlarged(rows: int, columns: int) -> 
     neck = FeaturePyramid((4, 8, 16, 32), 24)
     random_weights(neck)
     fine, coarse = noise(2, 2 * rows, 2 * columns, 16), noise(2, rows, columns, 32)
-    enlarged = neck.convs[0].conv(coarse.permute(0, 3, 1, 2)).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    expected = neck.convs[1].conv(fine.permute(0, 3, 1, 2)) + enlarged
+    enlarged = lateral(neck, 0, coarse).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = lateral(neck, 1, fine) + enlarged
     close(neck.feature_map(fine, coarse), expected.flatten(2).transpose(1, 2))
 
 
