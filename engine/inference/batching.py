@@ -1,0 +1,58 @@
+"""How many expressions run together, and what to do when memory does not suffice."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+MOST_ON_GPU = 16
+MOST_ON_CPU = 4  # little is shared between expressions: more of them need more memory and save little time
+# Peak memory of one expression, in bytes per pixel of network input and frame of a clip. Measured on a CPU for tiny
+# and base with HSA and CME: about 110, with frames encoded one by one; a GPU encodes them together, for which the
+# double and a reserve are assumed. Where that is too little, the batch is halved.
+BYTES_PER_PIXEL = {"cpu": 128, "cuda": 256}
+MEMORY_SHARE = {"cpu": 0.25, "cuda": 0.8}  # of the computer's memory, of the free memory of the GPU
+
+
+def automatic_batch(image_size: int, window: int, device: torch.device) -> int:
+    """How many expressions should fit into memory together, at least 1.
+
+    On a CPU it depends on the size of the memory, not on what is free, so that it is the same in every run.
+
+    Args:
+        image_size: side of the network input in pixels.
+        window: frames per clip.
+        device: where the network is.
+    """
+    if device.type == "cuda":
+        available, most = torch.cuda.mem_get_info(device)[0], MOST_ON_GPU
+    else:
+        available, most = _physical_memory(), MOST_ON_CPU
+    kind = device.type if device.type in BYTES_PER_PIXEL else "cpu"
+    each = BYTES_PER_PIXEL[kind] * image_size * image_size * window
+    return max(1, min(most, int(available * MEMORY_SHARE[kind]) // each))
+
+
+def _physical_memory() -> int:
+    """Bytes of memory of this computer; 8 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 8 << 30
+
+
+def partition(count: int, most: int) -> list[range]:
+    """Cut 0 ... count - 1 into the fewest ranges of at most `most`, of about equal length."""
+    parts = -(-count // most)
+    bounds = [count * part // parts for part in range(parts + 1)] if parts else [0]
+    return [range(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory did not suffice, on any device."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    marks = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(mark in text for mark in marks)

@@ -1,0 +1,56 @@
+"""Masks of several objects in one image, as DAVIS wants them: object numbers with a palette.
+
+Axes: k objects, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+BACKGROUND = 0.1  # what an object's probability must exceed; below the threshold it counts as 0 in any case
+
+
+def draw_labels(probabilities: Tensor, threshold: float) -> NDArray[np.uint8]:
+    """Give every pixel to the most probable object, or to none if no probability reaches the threshold.
+
+    Args:
+        probabilities: (k, H, W), k at most 255.
+        threshold: below which a probability counts as 0.
+
+    Returns:
+        (H, W), 0 for the background and 1 to k for the objects; of equal ones the first counts.
+    """
+    kept = torch.where(probabilities < threshold, 0.0, probabilities)
+    background = torch.full_like(kept[:1], BACKGROUND)
+    return torch.cat([background, kept]).argmax(dim=0).byte().cpu().numpy()
+
+
+def encode_labels(labels: NDArray[np.uint8]) -> bytes:
+    """Object numbers (H, W) as a palette PNG."""
+    image = Image.fromarray(labels).convert("P")
+    image.putpalette(davis_palette())
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+@functools.cache
+def davis_palette() -> bytes:
+    """256 RGB colours, as in the masks of DAVIS and PASCAL VOC.
+
+    The bits of a number, three at a time, set the bits of red, green and blue from the highest on.
+    """
+    numbers = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for step in range(8):
+        for channel in range(3):
+            bits = (numbers >> (3 * step + channel)) & 1
+            colours[:, channel] |= (bits << (7 - step)).astype(np.uint8)
+    return colours.tobytes()

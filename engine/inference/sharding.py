@@ -1,0 +1,34 @@
+"""Which process segments which videos. It depends on the data set alone, so that it is the same in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datasets.video_index import Video
+
+
+def split_videos(videos: Sequence[Video], parts: int) -> list[list[Video]]:
+    """Share out videos so that the parts have about the same number of masks (frames x expressions).
+
+    The largest video goes first, each to the part that has least so far.
+
+    Args:
+        videos: of a split.
+        parts: at least 1; some are empty if there are fewer videos.
+
+    Returns:
+        `parts` lists that together hold every video once, each in the order of `videos`.
+    """
+    order = sorted(range(len(videos)), key=lambda number: (-mask_count(videos[number]), number))
+    numbers: list[list[int]] = [[] for _ in range(parts)]
+    loads = [0] * parts
+    for number in order:
+        part = loads.index(min(loads))
+        numbers[part].append(number)
+        loads[part] += mask_count(videos[number])
+    return [[videos[number] for number in sorted(own)] for own in numbers]
+
+
+def mask_count(video: Video) -> int:
+    """Frames x expressions: what a video costs."""
+    return len(video.frames) * len(video.expressions)

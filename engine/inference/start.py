@@ -1,0 +1,58 @@
+"""From values of flags to a network that is ready to run, and a note of where its weights came from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from configs.schema import ModelConfig
+from engine.inference.options import InferenceOptions
+from engine.inference.record import describe_weights
+from engine.runtime import resolve_device
+from models.build import load_model
+from models.checkpoint import read_checkpoint, stored_arguments
+from models.samwise import SAMWISE
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = ("resume", "sam2_weights", "roberta", "untrained", "seed")
+
+
+def options_from(flags: Mapping[str, Any]) -> InferenceOptions:
+    """The options that values of flags stand for.
+
+    Raises:
+        InputError: a value that does not fit.
+    """
+    return InferenceOptions(**{field.name: flags[field.name] for field in fields(InferenceOptions)})
+
+
+def stored_flags(resume: str | None) -> Mapping[str, Any]:
+    """What a checkpoint says about its architecture, as values of flags; nothing without a checkpoint.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    return {} if resume is None else stored_arguments(read_checkpoint(resume))
+
+
+def load_network(config: ModelConfig, device: str, flags: Mapping[str, Any]) -> tuple[SAMWISE, dict[str, Any]]:
+    """Load a network and say what was loaded.
+
+    Args:
+        config: the architecture.
+        device: value of `--device`.
+        flags: values of all flags; those that name weights decide what is loaded.
+
+    Returns:
+        The network on its device, and facts for run.json.
+
+    Raises:
+        InputError: files that are missing or do not fit, or an unknown device.
+    """
+    weights = {name: flags[name] for name in _WEIGHTS}
+    model, report = load_model(config, device=resolve_device(device), **weights)
+    logger.info("%s", report.summary())
+    return model, {"flags": dict(flags), "weights": describe_weights(report)}

@@ -1,0 +1,38 @@
+"""Segment Ref-DAVIS17 for each of its four annotators and score the masks as DAVIS-2017 does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.cli import all_flags, network_from_args, parse_flags
+from datasets.ref_davis import open_ref_davis
+from engine.inference.benchmarks import DavisBenchmark
+from engine.inference.run import merge_shards, run_benchmark
+from engine.inference.start import load_network, options_from, stored_flags
+from engine.scoring.davis import davis_sequences
+from util.distributed import joined_processes
+from util.errors import run_script
+from util.logging import setup_logging
+
+GROUPS = ("davis", "partial", "benchmark", "run", "weights", "model")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_flags("inference_davis.py", __doc__, GROUPS, argv)
+    with joined_processes(not args.no_distributed) as processes:
+        setup_logging(processes.log_level)
+        sequences = davis_sequences(args.davis_path, args.task, args.set, args.allow_partial)
+        folder = Path(args.output_dir) / args.name_exp
+        benchmark = DavisBenchmark(open_ref_davis(args.davis_path), sequences, args.set, folder, args.results_path)
+        options = options_from(all_flags(args))
+        if args.merge:
+            merge_shards(benchmark, options)
+            return
+        config = network_from_args(args, stored_flags(args.resume))
+        model, facts = load_network(config, processes.device(args.device), all_flags(args))
+        run_benchmark(model, benchmark, options, processes, facts)
+
+
+if __name__ == "__main__":
+    run_script(main)

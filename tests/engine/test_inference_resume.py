@@ -1,0 +1,207 @@
+"""Nothing is lost: runs that are killed, stopped, shared between processes, or left by one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets.mevis import open_mevis
+from datasets.ref_ytvos import open_ref_ytvos
+from datasets.video_index import VideoDataset
+from engine.inference.benchmarks import ExpressionBenchmark
+from engine.inference.options import InferenceOptions
+from engine.inference.run import run_benchmark
+from models.samwise import SAMWISE
+from tests import miniature
+from tests.conftest import build_micro
+from tests.forked import Forked, partners
+from util.distributed import joined_processes
+from util.errors import InputError, run_script
+
+QUICK = InferenceOptions(num_workers=0, expressions_per_batch=16)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Convolutions round differently with another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> VideoDataset:
+    root = tmp_path_factory.mktemp("mevis")
+    miniature.write_mevis(root, "valid")
+    return open_mevis(root, "valid")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset: VideoDataset, micro_model: SAMWISE, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The zip of a run that nothing disturbed."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run_benchmark(micro_model, ExpressionBenchmark(dataset, folder), QUICK)
+    torch.set_num_threads(threads)
+    return (folder / "Annotations.zip").read_bytes()
+
+
+def written(folder: Path) -> dict[Path, int]:
+    """Every mask with the time of its last change."""
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("[0-9]*.png")}
+
+
+def recorded_videos(folder: Path) -> list[str]:
+    return [file.stem for file in (folder / "manifest" / "Annotations" / "videos").glob("*.json")]
+
+
+def finish(model: SAMWISE, benchmark: ExpressionBenchmark, expected: bytes) -> None:
+    """Run again to the end: the same zip, and no mask of a finished video is written again."""
+    finished = recorded_videos(benchmark.folder)
+    before = {file: time for name in finished for file, time in written(benchmark.masks / name).items()}
+    run_benchmark(model, benchmark, QUICK)
+    assert (benchmark.folder / "Annotations.zip").read_bytes() == expected
+    after = written(benchmark.masks)
+    assert all(after[file] == time for file, time in before.items())
+    assert not list(benchmark.folder.rglob(".*.tmp*"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_nine_at_any_moment(
+    seed: int, dataset: VideoDataset, micro_model: SAMWISE, tmp_path: Path, uninterrupted: bytes
+) -> None:
+    benchmark = ExpressionBenchmark(dataset, tmp_path)
+    moments = sorted(random.Random(seed).sample(range(175), 2))
+    for masks in moments:
+        child = Forked(lambda: run_benchmark(micro_model, benchmark, QUICK))
+        child.wait_until(lambda masks=masks: len(written(benchmark.masks)) >= masks)  # type: ignore[misc]
+        child.send(signal.SIGKILL)
+        assert child.wait() in (-signal.SIGKILL, 0)
+    finish(micro_model, benchmark, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_being_told_to_stop_ends_with_one_line(
+    number: signal.Signals,
+    dataset: VideoDataset,
+    micro_model: SAMWISE,
+    tmp_path: Path,
+    uninterrupted: bytes,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    benchmark = ExpressionBenchmark(dataset, tmp_path)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    child = Forked(lambda: run_script(lambda: run_benchmark(micro_model, benchmark, QUICK)))
+    child.wait_until(lambda: bool(recorded_videos(tmp_path)))
+    child.send(number)
+    assert child.wait() == 130
+    assert capfd.readouterr().err.splitlines()[-1] == "interrupted: what was already written is complete and stays"
+    assert json.loads((tmp_path / "run.json").read_text())["complete"] is False
+    finish(micro_model, benchmark, uninterrupted)
+
+
+def test_a_second_run_in_the_same_folder_waits_its_turn(
+    dataset: VideoDataset, micro_model: SAMWISE, tmp_path: Path, uninterrupted: bytes
+) -> None:
+    benchmark = ExpressionBenchmark(dataset, tmp_path)
+    child = Forked(lambda: run_benchmark(micro_model, benchmark, QUICK))
+    child.wait_until(lambda: len(written(benchmark.masks)) > 3)
+    run_benchmark(micro_model, benchmark, QUICK)
+    assert child.wait() == 0
+    assert (tmp_path / "Annotations.zip").read_bytes() == uninterrupted
+    attempts = json.loads((tmp_path / "run.json").read_text())["attempts"]
+    assert [attempt["masks"] for attempt in attempts] == [175, 0]
+
+
+def together(model: SAMWISE, benchmark: ExpressionBenchmark) -> Callable[[], None]:
+    """What each of several processes does."""
+
+    def work() -> None:
+        with joined_processes() as processes:
+            run_benchmark(model, benchmark, QUICK, processes)
+
+    return lambda: run_script(work)
+
+
+def test_two_processes_give_the_results_of_one(micro_model: SAMWISE, tmp_path: Path) -> None:
+    miniature.write_ytvos(tmp_path / "data")
+    dataset = open_ref_ytvos(tmp_path / "data", allow_partial=True)
+    alone, both = (ExpressionBenchmark(dataset, tmp_path / name) for name in ("alone", "both"))
+    run_benchmark(micro_model, alone, QUICK)
+    assert [child.wait() for child in partners(together(micro_model, both), 2)] == [0, 0]
+    for name in ("Annotations.zip", "scores.json", "expressions.csv", "videos.csv"):
+        assert (both.folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
+    run = json.loads((both.folder / "run.json").read_text())
+    assert run["processes"] == 2
+    assert [own["frames"] > 0 for own in run["attempts"][0]["processes"]] == [True, True]
+
+
+def test_a_killed_partner_does_not_keep_the_other_waiting(
+    dataset: VideoDataset, micro_model: SAMWISE, tmp_path: Path, uninterrupted: bytes
+) -> None:
+    benchmark = ExpressionBenchmark(dataset, tmp_path)
+    first, second = partners(together(micro_model, benchmark), 2)
+    second.wait_until(lambda: bool(recorded_videos(tmp_path)))
+    second.send(signal.SIGKILL)
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait() == 2
+    finish(micro_model, benchmark, uninterrupted)
+
+
+def test_a_failing_partner_does_not_keep_the_other_waiting(
+    dataset: VideoDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = build_micro()
+
+    def fail_second(module: torch.nn.Module, arguments: object) -> None:
+        if os.environ["RANK"] == "1":
+            raise InputError("the second fails")
+
+    model.text_encoder.register_forward_pre_hook(fail_second)
+    model.cmt_adapters[0].register_forward_pre_hook(fail_second)
+    children = partners(together(model, ExpressionBenchmark(dataset, tmp_path)), 2)
+    assert [child.wait() for child in children] == [2, 2]
+    errors = capfd.readouterr().err
+    assert "error: the second fails\n" in errors
+    assert "error: another process of this run failed" in errors
+    assert "Traceback" not in errors
+
+
+def test_processes_with_other_weights_are_refused(
+    dataset: VideoDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        with joined_processes() as processes:
+            model = build_micro(seed=processes.rank)
+            run_benchmark(model, ExpressionBenchmark(dataset, tmp_path), QUICK, processes)
+
+    children = partners(lambda: run_script(work), 2)
+    assert [child.wait() for child in children] == [2, 2]
+    assert "weights (sha256)" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR, MASTER_PORT is not set"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'"),
+    ],
+)
+def test_an_incomplete_launcher_is_named(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message), joined_processes():
+        pass
+    with joined_processes(enabled=False) as processes:
+        assert (processes.rank, processes.size, processes.gather(3)) == (0, 1, [3])

@@ -1,0 +1,71 @@
+"""Code that runs in a process of its own, to be killed or to have partners: a fork, so that it starts at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import torch
+
+PATIENCE = 120.0  # seconds after which a test gives up
+
+
+class Forked:
+    """A process that calls `function` and ends: with 0, with SystemExit's status, or with 1 after an exception."""
+
+    def __init__(self, function: Callable[[], object], environment: dict[str, str] | None = None) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                os.environ.update(environment or {})
+                torch.set_num_threads(1)  # OpenMP's threads are gone in a fork
+                function()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end; the exit status, or minus the number of the signal that ended it."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        self.send(signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise TimeoutError(f"process {self.pid} did not end")
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is true."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "gave up waiting"
+            time.sleep(0.002)
+
+
+def partners(function: Callable[[], object], size: int) -> list[Forked]:
+    """`size` processes with the environment that torchrun would give them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [Forked(function, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)]
