@@ -25,7 +25,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python inference_demo.py --input_path docs/demo/shapes.mp4 --fps 5 \
+	$(BIN)/python inference_demo.py --input_path docs/demo/shapes.mp4 --fps 3 \
 		--text_prompts "the red disc that moves to the right" "the blue square" "the yellow triangle that bounces" \
 		--sam2_version tiny --HSA --use_cme_head --untrained --output_dir output/demo
 
