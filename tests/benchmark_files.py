@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from tools.data.convert_davis_to_ytvos import TEXT_FILES
 
 SIZE = (24, 32)  # H, W of a frame
 
@@ -122,3 +125,65 @@ def write_coco(root: Path, name: str = "refcocog", split: str = "val") -> None:
         images.append({**place, "id": number, "caption": caption, "dataset_name": name})
         annotations.append({"id": number, "image_id": number, "category_id": 1, "segmentation": segmentation})
     write_json(root / name / f"instances_{name}_{split}.json", {"images": images, "annotations": annotations})
+
+
+def write_original_davis(root: Path) -> Path:
+    """DAVIS's own tree: two sequences in train, one (with two objects) in val, and the sentences about them."""
+    for name in ("motorbike", "classic-car", "walk"):
+        write_frames(root / "DAVIS/JPEGImages/480p" / name, 2)
+        write_labels(root / "DAVIS/Annotations_unsupervised/480p" / name, 2)
+    sets = root / "DAVIS/ImageSets/2017"
+    sets.mkdir(parents=True)
+    (sets / "train.txt").write_text("classic-car\nmotorbike\n")
+    (sets / "val.txt").write_text("walk")
+    write_json(root / "DAVIS/davis_semantics.json", {"walk": {"1": "person", "2": "box"}})
+    texts = root / "davis_text_annotations"
+    texts.mkdir()
+    for name, encoding in TEXT_FILES:
+        lines = [
+            'clasic-car 1 "a car"',
+            'motor-bike 1 "a bike"',
+            f'walk 2 "a box by {name} \xe9"',
+            'walk 1 "a walker"',
+            'elsewhere 1 "unused"',
+        ]
+        (texts / name).write_bytes("\r\n".join([*lines, ""]).encode(encoding))
+    return root
+
+
+def reference(number: int, split: str, *sentences: str) -> dict[str, Any]:
+    """One entry of a pickle of sentences."""
+    return {
+        "ref_id": number,
+        "ann_id": 70 + number,
+        "image_id": 5,
+        "split": split,
+        "sentences": [{"raw": text.upper(), "sent": text, "sent_id": 0, "tokens": text.split()} for text in sentences],
+    }
+
+
+def write_original_coco(root: Path) -> Path:
+    """RefCOCOg before conversion: one image with two objects."""
+    write_frames(root / "train2014", 1)
+    image = {"id": 5, "file_name": "00000.jpg", "height": SIZE[0], "width": SIZE[1], "license": 1}
+    annotations = [
+        {
+            "id": number,
+            "image_id": 5,
+            "category_id": 2,
+            "bbox": [0, 0, 4, 4],
+            "area": 16.0,
+            "iscrowd": 0,
+            "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]],
+        }
+        for number in (70, 71)
+    ]
+    content = {"info": {}, "licenses": [], "images": [image], "annotations": annotations, "categories": [{"id": 2}]}
+    write_json(root / "refcocog/instances.json", content)
+    write_refs(root, [reference(0, "val", "a box", "the box"), reference(1, "test", "other")])
+    return root
+
+
+def write_refs(root: Path, refs: Any, protocol: int = 2) -> None:
+    """The pickle of sentences of RefCOCOg."""
+    (root / "refcocog/refs(umd).p").write_bytes(pickle.dumps(refs, protocol))

@@ -88,14 +88,18 @@ def test_shards_from_the_command_line(data: Path, folder: Path) -> None:
         assert (merged / name).read_bytes() == (folder / "whole" / "X" / name).read_bytes()
 
 
-@pytest.mark.parametrize("task", ["unsupervised", "semi-supervised"])
-def test_davis_is_scored_for_each_annotator(task: str, data: Path, folder: Path) -> None:
-    options = ["--task", task, "--set", "long", "--results_path", str(folder / "pngs")]
+def test_davis_is_scored_for_each_annotator_and_by_either_task(data: Path, folder: Path) -> None:
+    options = ["--set", "long", "--results_path", str(folder / "pngs"), "--batch_size_val", "8", "--max_size", "64"]
     listing = data / "davis" / "DAVIS" / "ImageSets" / "2017" / "long.txt"
     listing.write_text("nine\nseventeen\n")
-    inference_davis.main(command("davis", data, "--batch_size_val", "8", "--max_size", "64", *options))
-    scores = json.loads((folder / "output" / "X" / "scores.json").read_text())
-    assert list(scores) == ["anno_0", "anno_1", "anno_2", "anno_3", "average"]
+    scores = []
+    for task in ("unsupervised", "semi-supervised"):  # the second finds the masks of the first
+        inference_davis.main(command("davis", data, "--task", task, *options))
+        scores.append(json.loads((folder / "output" / "X" / "scores.json").read_text()))
+        assert list(scores[-1]) == ["anno_0", "anno_1", "anno_2", "anno_3", "average"]
+    assert scores[0] != scores[1]
+    attempts = json.loads((folder / "output" / "X" / "run.json").read_text())["attempts"]
+    assert [attempt["masks"] for attempt in attempts] == [35 * 8, 0]
     assert (folder / "pngs" / "anno_2" / "global_results-long.csv").is_file()
     assert (folder / "pngs" / "anno_2" / "one" / "00000.png").is_file()
 

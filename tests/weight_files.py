@@ -16,6 +16,7 @@ from configs.loading import load_model_config
 from models.build import build_model
 from models.checkpoint_keys import to_fairseq
 from models.samwise import SAMWISE
+from models.tokenizer import byte_tokenizer
 from tests.conftest import DATA
 
 ARGUMENTS = {"HSA": True, "use_cme_head": True, "sam2_version": "tiny", "lr": 1e-5, "epochs": 4}
@@ -80,3 +81,12 @@ def assert_same(model: SAMWISE, other: SAMWISE) -> None:
     state, expected = model.state_dict(), other.state_dict()
     assert state.keys() == expected.keys()
     assert [key for key in state if not torch.equal(state[key], expected[key])] == []
+
+
+def save_vocabulary(folder: Path) -> Path:
+    """A tiny RoBERTa vocabulary in transformers' two files: 256 bytes, one merge and the special tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = byte_tokenizer().get_vocab() | {"ab": 297, "<mask>": 298}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n", "utf-8")
+    return folder

@@ -159,15 +159,16 @@ class ExpressionBenchmark:
 
     def finish(self, scores: Sequence[ExpressionScore] | None, num_workers: int) -> Mapping[str, Any] | None:
         """See `Benchmark`; writes Annotations.zip where there is a server to send it to."""
+        summary = self._score_all(scores, num_workers) if self.is_scored else None
         if self.is_sent:
             zip_path = self.masks.with_suffix(".zip")
             make_submission(self.masks, zip_path, self.dataset)
-            logger.info("submission: %s", zip_path)
-        if not self.is_scored:
             figure = PUBLISHED.get((self.dataset.name, self.dataset.split))
-            if figure is not None:
-                logger.info("the benchmark's server scores it; published: %s J&F", figure.percent)
-            return None
+            published = "" if figure is None else f" (published: {figure.percent} J&F)"
+            logger.info("for the benchmark's server%s: %s", published, zip_path)
+        return summary
+
+    def _score_all(self, scores: Sequence[ExpressionScore] | None, num_workers: int) -> Mapping[str, Any]:
         if scores is None:
             summary = evaluate_expressions(self.dataset, self.masks, self.folder, num_workers)
         else:

@@ -31,7 +31,7 @@ HEADER_FILE = "header.json"
 LOCK_SECONDS = 20.0  # what a killed run's processes may take to end
 _POLL_SECONDS = 0.5
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp(\..*)?")  # what `util.paths.atomic_path` leaves behind at kill -9
-_SHOWN = 24  # characters of a value in a message
+_SHOWN, _MOST_SHOWN = 24, 5  # characters of a value, and values, in a message
 
 Identity = Mapping[str, Any]
 
@@ -60,12 +60,15 @@ class Manifest:
         Raises:
             InputError: `masks` holds what was made otherwise, or nobody knows how.
         """
+        has_masks = self.masks.is_dir() and any(
+            self.masks.iterdir()
+        )  # before the header, which another shard may write
         header = self.header()
         if header is not None and not overwrite:
             if header.get("identity") != identity:
                 self._refuse(header, identity)
             return
-        if not overwrite and self.masks.is_dir() and any(self.masks.iterdir()):
+        if has_masks and not overwrite:
             raise InputError(
                 f"{self.masks} holds files of unknown origin (no {self.folder / HEADER_FILE}): choose another "
                 "--name_exp, or start anew with --overwrite"
@@ -107,6 +110,8 @@ class Manifest:
             for name in dict.fromkeys((*identity, *earlier))
             if identity.get(name) != earlier.get(name)
         ]
+        if len(differing) > _MOST_SHOWN:
+            differing[_MOST_SHOWN:] = [f"and {len(differing) - _MOST_SHOWN} more"]
         raise InputError(
             f"{self.masks} holds masks made with other settings: {', '.join(differing)}; choose another --name_exp, "
             "or start anew with --overwrite"

@@ -125,7 +125,8 @@ class _Run:
             if options.overwrite and options.shard is None:
                 self._clear()
             self.manifest.start(identity, notes, options.overwrite)
-            _remove_leftovers(benchmark)
+            if options.shard is None:
+                _remove_leftovers(benchmark)
             self._compare_environment(notes[_ENVIRONMENT_NOTE])
         self.processes.barrier()
         self.manifest.join(identity)
@@ -230,7 +231,7 @@ def _pending(manifest: Manifest, benchmark: Benchmark, videos: Sequence[Video]) 
 
 
 def _remove_leftovers(benchmark: Benchmark) -> None:
-    """Remove temporary files that a killed run left beside its results."""
+    """Remove temporary files that a killed run left beside its results; not while other shards may be writing."""
     remove_temporary_files(benchmark.folder)
     for folder in benchmark.mask_folders():
         remove_temporary_files(folder)
@@ -253,7 +254,7 @@ def _check_sentences(model: SAMWISE, dataset: VideoDataset) -> None:
     for video in dataset.videos:
         for expression in video.expressions:
             try:
-                model.tokenizer([expression.caption])
+                model.tokenizer([expression.text])
             except InputError as error:
                 where = f"videos/{video.name}/expressions/{expression.id}"
                 raise InputError(f"{dataset.meta_path}: {where}: {error}") from error

@@ -165,7 +165,7 @@ class Segmenter:
         options = self.options
         return open_session(
             self.model,
-            [video.expressions[place].caption for place in places],
+            [video.expressions[place].text for place in places],
             window=options.eval_clip_window,
             protocol=options.protocol,
             precision=options.precision,

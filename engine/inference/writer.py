@@ -89,6 +89,10 @@ class MaskWriter:
             with atomic_write(path) as handle:
                 handle.write(data)
             return hashlib.sha256(data).hexdigest()
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # a full disk does not say whose
+                error.filename = str(path)
+            raise
         finally:
             with self._changed:
                 self._waiting -= image.nbytes

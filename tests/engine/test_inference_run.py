@@ -79,7 +79,7 @@ def test_masks_are_those_of_the_streaming_interface(
     found = masks_of(reference)
     assert len(found) == 10 * 5
     for video in hidden.videos:
-        captions = [expression.caption for expression in video.expressions]
+        captions = [expression.text for expression in video.expressions]
         results = stream(micro_model, captions, decode_videos([video]), window=8, protocol="paper")
         for frame, result in zip(video.frames, results, strict=True):
             for expression, mask in zip(video.expressions, result.masks(), strict=True):
@@ -129,6 +129,16 @@ def test_training_mode_is_kept(hidden: VideoDataset, tmp_path: Path) -> None:
     model = build_micro().train()
     run_benchmark(model, ExpressionBenchmark(hidden, tmp_path), QUICK)
     assert model.training
+
+
+def test_pictures_can_be_drawn_later_and_without_ground_truth(
+    reference: Path, hidden: VideoDataset, micro_model: SAMWISE
+) -> None:
+    assert not (reference / "visualize").exists()
+    options = InferenceOptions(num_workers=0, expressions_per_batch=16, visualize=True)
+    run_benchmark(micro_model, ExpressionBenchmark(hidden, reference), options)
+    with Image.open(reference / "visualize" / "nine.jpg") as sheet:
+        assert sheet.width == 6 * 204
 
 
 def test_a_second_run_computes_nothing_again(
@@ -271,7 +281,7 @@ def test_davis_masks_follow_the_rule_and_are_scored(
     assert (root / "anno_3" / "global_results-val.csv").is_file()
     assert (root / "anno_3" / "per-sequence_results-val.csv").is_file()
     video = dataset.videos[2]
-    captions = [expression.caption for expression in video.expressions]
+    captions = [expression.text for expression in video.expressions]
     results = stream(micro_model, captions, decode_videos([video]), protocol="paper")
     for frame, result in zip(video.frames, results, strict=True):
         kept = np.where(result.probabilities().numpy() < 0.5, 0, result.probabilities().numpy())

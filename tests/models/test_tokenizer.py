@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from models.base_weights import is_hub_id
 from models.motion_prompts import SPACY_MODEL, find_verbs
 from models.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, pad_tokens
+from tests.weight_files import save_vocabulary
 from util.errors import InputError
 
 BYTES = byte_tokenizer()
-
-
-def write_vocabulary(folder: Path) -> Path:
-    """A tiny RoBERTa vocabulary in transformers' two files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(BYTES.get_vocab() | {"ab": 300, "<mask>": 301}), "utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\na b\n", "utf-8")
-    return folder
 
 
 @pytest.mark.parametrize("folder", ["roberta-base", "fairseq_gpt2_bpe"])
@@ -36,8 +29,8 @@ def test_real_vocabularies_give_the_recorded_ids(shared: Path, folder: str) -> N
 
 
 def test_folder_with_vocabulary_and_merges(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(str(write_vocabulary(tmp_path / "roberta")))
-    assert tokenizer("ab")["input_ids"] == [0, 300, 2]
+    tokenizer = load_tokenizer(str(save_vocabulary(tmp_path / "roberta")))
+    assert tokenizer("ab")["input_ids"] == [0, 297, 2]
 
 
 @pytest.mark.parametrize("case", ["missing", "default", "empty", "no merges", "config alone", "damaged"])
@@ -47,7 +40,7 @@ def test_no_tokenizer_is_an_error_and_never_an_empty_one(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "roberta"
     if case not in ("missing", "default"):
-        write_vocabulary(folder)
+        save_vocabulary(folder)
         keep = {"no merges": ["vocab.json"], "damaged": ["vocab.json", "merges.txt"]}.get(case, [])
         for path in folder.iterdir():
             if path.name not in keep:

@@ -16,7 +16,7 @@ import pytest
 
 from datasets.ref_davis import open_ref_davis
 from datasets.refcoco import open_refcoco
-from tests.benchmark_files import SIZE, write_frames, write_json, write_labels
+from tests.benchmark_files import reference, write_json, write_original_coco, write_original_davis, write_refs
 from tools.data.convert_davis_to_ytvos import TEXT_FILES
 from tools.data.convert_davis_to_ytvos import main as convert_davis
 from tools.data.convert_refexp_to_coco import load_refs
@@ -46,28 +46,7 @@ def run_tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def davis(tmp_path: Path) -> Path:
-    """DAVIS's own tree: two sequences in train, one (with two objects) in val, and the sentences about them."""
-    root = tmp_path / "ref-davis"
-    for name in ("motorbike", "classic-car", "walk"):
-        write_frames(root / "DAVIS/JPEGImages/480p" / name, 2)
-        write_labels(root / "DAVIS/Annotations_unsupervised/480p" / name, 2)
-    sets = root / "DAVIS/ImageSets/2017"
-    sets.mkdir(parents=True)
-    (sets / "train.txt").write_text("classic-car\nmotorbike\n")
-    (sets / "val.txt").write_text("walk")
-    write_json(root / "DAVIS/davis_semantics.json", {"walk": {"1": "person", "2": "box"}})
-    texts = root / "davis_text_annotations"
-    texts.mkdir()
-    for name, encoding in TEXT_FILES:
-        lines = [
-            'clasic-car 1 "a car"',
-            'motor-bike 1 "a bike"',
-            f'walk 2 "a box by {name} \xe9"',
-            'walk 1 "a walker"',
-            'elsewhere 1 "unused"',
-        ]
-        (texts / name).write_bytes("\r\n".join([*lines, ""]).encode(encoding))
-    return root
+    return write_original_davis(tmp_path / "ref-davis")
 
 
 def test_davis_is_converted_in_place_of_nothing(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,42 +170,9 @@ def test_davis_golden(shared: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- RefCOCO
 
 
-def reference(number: int, split: str, *sentences: str) -> dict[str, Any]:
-    return {
-        "ref_id": number,
-        "ann_id": 70 + number,
-        "image_id": 5,
-        "split": split,
-        "sentences": [{"raw": text.upper(), "sent": text, "sent_id": 0, "tokens": text.split()} for text in sentences],
-    }
-
-
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """RefCOCOg: one image with two objects."""
-    root = tmp_path / "coco"
-    write_frames(root / "train2014", 1)
-    image = {"id": 5, "file_name": "00000.jpg", "height": SIZE[0], "width": SIZE[1], "license": 1}
-    annotations = [
-        {
-            "id": number,
-            "image_id": 5,
-            "category_id": 2,
-            "bbox": [0, 0, 4, 4],
-            "area": 16.0,
-            "iscrowd": 0,
-            "segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]],
-        }
-        for number in (70, 71)
-    ]
-    content = {"info": {}, "licenses": [], "images": [image], "annotations": annotations, "categories": [{"id": 2}]}
-    write_json(root / "refcocog/instances.json", content)
-    write_refs(root, [reference(0, "val", "a box", "the box"), reference(1, "test", "other")])
-    return root
-
-
-def write_refs(root: Path, refs: Any, protocol: int = 2) -> None:
-    (root / "refcocog/refs(umd).p").write_bytes(pickle.dumps(refs, protocol))
+    return write_original_coco(tmp_path / "coco")
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
