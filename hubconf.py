@@ -2,6 +2,7 @@
 
 Each returns a network in evaluation mode with HSA and CME, ready for `engine.infer`. Arguments of every entry point:
     resume: checkpoint, a path or URL; without one the adapters are untrained and base weights are read from `pretrain`.
+    sam2_weights: SAM 2 file for what the checkpoint lacks.
     roberta: folder or hub id of the tokenizer, and of the text encoder's weights if the checkpoint lacks them.
     untrained: True for random weights throughout.
     device: where the network goes.
@@ -25,13 +26,16 @@ dependencies = ["torch", "transformers", "tokenizers", "safetensors", "einops", 
 def _load(
     version: str,
     resume: str | None = None,
+    sam2_weights: str | None = None,
     roberta: str | None = None,
     untrained: bool = False,
     device: str = "cpu",
     **values: Any,
 ) -> SAMWISE:
     config = load_model_config(version, **{"hsa": True, "use_cme_head": True, **values})
-    model, report = load_model(config, resume=resume, roberta=roberta, untrained=untrained, device=device)
+    model, report = load_model(
+        config, resume=resume, sam2_weights=sam2_weights, roberta=roberta, untrained=untrained, device=device
+    )
     for warning in report.warnings:
         logger.warning(warning)
     return model

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from configs.loading import load_model_config, sam2_versions
-from configs.schema import PROTOCOLS, SWITCH_MODES, ModelConfig
+from configs.schema import PRECISIONS, PROTOCOLS, SWITCH_MODES, ModelConfig
 from util.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ FLAGS = (
     Flag("seed", "run", 0, "of everything random", natural_int),
     Flag("threshold", "run", 0.5, "probability above which a pixel belongs to the object", probability),
     Flag("eval_clip_window", "run", 8, "frames that are processed together", positive_int),
-    Flag("precision", "run", "fp32", "arithmetic", choices=lambda: ("fp32", "tf32", "bf16")),
+    Flag("precision", "run", "fp32", "arithmetic", choices=lambda: PRECISIONS),
     Flag("output_dir", "run", "output", "folder of the results"),
     Flag("input_path", "demo", None, "image, video, folder of frames, or URL", required=True),
     Flag("text_prompts", "demo", None, "one or more sentences, each in quotes", several=True, required=True),

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from configs.schema import ModelConfig
+from configs.schema import SWITCH_MODES, ModelConfig
 from util.errors import InputError
 
 CONFIG_DIR = Path(__file__).resolve().parent
+ADAPTER_HEADS = 8
 T = TypeVar("T")
 
 
@@ -39,21 +41,34 @@ def load_model_config(sam2_version: str = "base", text: str = "roberta_base", **
     """
     if sam2_version not in sam2_versions():
         raise InputError(f"--sam2_version {sam2_version!r} is unknown: expected one of {', '.join(sam2_versions())}")
-    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-        tree = compose("model", overrides=[f"sam2='{sam2_version}'", f"text='{text}'"])
-    container = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(container, dict)
+    if not (CONFIG_DIR / "text" / f"{text}.yaml").is_file():
+        raise InputError(f"there is no text encoder {text!r} in {CONFIG_DIR / 'text'}")
+    container = _compose([f"sam2='{sam2_version}'", f"text='{text}'"])
     for name, value in values.items():
         node: Any = container
         *parents, leaf = name.split("__")
         for parent in parents:
-            node = node[parent]
-        if leaf not in node:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
             raise InputError(f"configuration has no field {name.replace('__', '.')!r}")
         node[leaf] = value
     config = from_dict(ModelConfig, container)
     check_model_config(config)
     return config
+
+
+def _compose(overrides: list[str]) -> dict[Any, Any]:
+    """What Hydra makes of the files; works inside a program that uses Hydra itself, whose state is put back."""
+    own = GlobalHydra.instance()
+    theirs = own.hydra
+    own.clear()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            container = OmegaConf.to_container(compose("model", overrides=overrides), resolve=True)
+    finally:
+        GlobalHydra.instance().hydra = theirs
+    assert isinstance(container, dict)
+    return container
 
 
 def from_dict(cls: type[T], data: Mapping[Any, Any], where: str = "") -> T:
@@ -99,7 +114,7 @@ def check_model_config(config: ModelConfig) -> None:
             "--fusion_stages, --fusion_stages_txt and --HSA_patch_size need one value per adapter each, "
             f"found {fusion}, {text} and {config.hsa_patch_size}"
         )
-    if list(fusion) != sorted(set(fusion)) or not all(1 <= stage < stages for stage in fusion):
+    if not fusion or list(fusion) != sorted(set(fusion)) or not all(1 <= stage < stages for stage in fusion):
         raise InputError(f"--fusion_stages must rise from at least 1 to at most {stages - 1}, found {fusion}")
     if list(text) != sorted(set(text)) or not all(1 <= layer <= config.text.layers for layer in text):
         raise InputError(f"--fusion_stages_txt must rise from at least 1 to at most {config.text.layers}, found {text}")
@@ -109,5 +124,9 @@ def check_model_config(config: ModelConfig) -> None:
             raise InputError(f"--HSA_patch_size {patch} does not divide the {side}x{side} map of stage {stage}")
     if config.sam2.image_size % 32:
         raise InputError(f"image_size must be a multiple of 32, found {config.sam2.image_size}")
+    if config.adapter_dim < ADAPTER_HEADS or config.adapter_dim % ADAPTER_HEADS:
+        raise InputError(f"--adapter_dim must be a multiple of {ADAPTER_HEADS}, found {config.adapter_dim}")
+    if config.switch_mem not in SWITCH_MODES:
+        raise InputError(f"--switch_mem {config.switch_mem!r} is unknown: expected one of {', '.join(SWITCH_MODES)}")
     if config.cme_decision_window < 1:
         raise InputError(f"--cme_decision_window must be at least 1, found {config.cme_decision_window}")

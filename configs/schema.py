@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 SWITCH_MODES = ("all_mask", "reweight", "avg")
 PROTOCOLS = ("paper", "fixed")
+PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)

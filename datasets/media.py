@@ -27,7 +27,7 @@ def open_media(path_or_url: str, fps: float | None = None) -> Media:
     Raises:
         InputError: nothing there, or nothing that can be read; the message says what was found.
     """
-    rate = None if fps is None else Fraction(fps).limit_denominator(1001)
+    rate = None if fps is None else Fraction(fps).limit_denominator(1_000_000)
     path = local_path(path_or_url)
     if not path.exists():
         raise InputError(f"{path_or_url} does not exist: expected an image, a video or a folder of images")

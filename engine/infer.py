@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from configs.schema import PROTOCOLS
+from configs.schema import PRECISIONS, PROTOCOLS
 from datasets.transforms import evaluation_size, resize_frame, to_network_input
+from engine.runtime import float32_arithmetic
+from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
 from util.errors import InputError
@@ -30,6 +33,17 @@ from util.paths import atomic_write
 
 Frame = np.ndarray
 STATE_FORMAT = "samwise-session-1"
+STATE_KEYS = {
+    "model",
+    "expressions",
+    "window",
+    "protocol",
+    "precision",
+    "frame_size",
+    "frames_done",
+    "waiting",
+    "memory",
+}
 
 
 @dataclass(frozen=True)
@@ -111,12 +125,14 @@ class VideoSession:
     def __init__(
         self, model: SAMWISE, expressions: Sequence[str], *, window: int, protocol: str, precision: str
     ) -> None:
-        if window < 1:
-            raise InputError(f"the clip window must be at least 1 frame, found {window}")
+        if type(window) is not int or window < 1:
+            raise InputError(f"the clip window must be a whole number of at least 1 frame, found {window!r}")
         if protocol not in PROTOCOLS:
             raise InputError(f"protocol {protocol!r} is unknown: expected one of {', '.join(PROTOCOLS)}")
-        if isinstance(expressions, str):
-            raise InputError(f"expected a list of expressions, found the single string {expressions!r}")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
+        if isinstance(expressions, str) or not all(isinstance(text, str) for text in expressions):
+            raise InputError(f"expected a list of sentences, found {expressions!r}")
         assert model.tokenizer is not None, "the model was built without a tokenizer"
         self.model = model
         self.expressions = tuple(expressions)
@@ -128,6 +144,7 @@ class VideoSession:
         self.frame_size: tuple[int, int] | None = None
         self.frames_done = 0
         self._waiting: list[Frame] = []
+        self._ready: list[FrameResult] = []
 
     @property
     def nbytes(self) -> int:
@@ -141,21 +158,36 @@ class VideoSession:
             frames: (H, W, 3) uint8 RGB, all of one size.
 
         Raises:
-            InputError: a frame of another shape, kind or size; frames before it are kept.
+            InputError: a frame of another shape, kind or size. Frames before it are kept, and so are results that are
+                already computed: the next call returns them.
         """
-        results = []
         for frame in frames:
             self._waiting.append(self._checked(frame))
             if len(self._waiting) == self.window:
-                results += self.flush()
-        return results
+                self._segment_waiting()
+        return self._take_ready()
 
     def flush(self) -> list[FrameResult]:
         """Segment the frames that wait as a last, shorter clip; nothing if none wait."""
-        if not self._waiting:
-            return []
-        clip, self._waiting = self._waiting, []
-        return self._segment(clip)
+        if self._waiting:
+            self._segment_waiting()
+        return self._take_ready()
+
+    def _take_ready(self) -> list[FrameResult]:
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _segment_waiting(self) -> None:
+        """Segment the clip that waits; if that fails (memory, Ctrl-C), it waits on and nothing has changed."""
+        before = self.memory.state_dict()
+        try:
+            results = self._segment(self._waiting)
+        except BaseException:
+            self.memory.load_state_dict(before, self.model.device)
+            raise
+        self._waiting = []
+        self.frames_done += len(results)
+        self._ready += results
 
     def _checked(self, frame: Frame) -> Frame:
         """The frame at network size."""
@@ -172,26 +204,27 @@ class VideoSession:
                 f"{self.frame_size[1]}x{self.frame_size[0]}: open a session per size"
             )
         self.frame_size = size
-        return resize_frame(frame, evaluation_size(*size, self.model.config.sam2.image_size))
+        resized = resize_frame(frame, evaluation_size(*size, self.model.config.sam2.image_size))
+        return np.array(resized)  # the session's own: the caller may use its buffer again
 
     @torch.inference_mode()
     def _segment(self, clip: list[Frame]) -> list[FrameResult]:
         if self.protocol == "paper" and len(clip) == 1:
             self.memory.reset()
         results = []
-        with _autocast(self.precision, self.model.device):
+        with float32_arithmetic(self.precision), _autocast(self.precision, self.model.device):
             frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
             features = self.model.encode(frames[None], self.tokens)
             for t in range(len(clip)):
                 decoded = self.model.step(features.frame(t), self.memory).decoded
-                results.append(self._result(decoded.logits, decoded.score, decoded.iou, clip[t].shape[:2]))
+                results.append(self._result(self.frames_done + t, decoded, clip[t].shape[:2]))
         return results
 
-    def _result(self, logits: Tensor, scores: Tensor, ious: Tensor, size: Sequence[int]) -> FrameResult:
+    def _result(self, index: int, decoded: DecodedMask, size: Sequence[int]) -> FrameResult:
         assert self.frame_size is not None
-        enlarged = SAM2.enlarge(logits.float(), self.model.config.sam2.image_size)[:, : size[0], : size[1]]
-        self.frames_done += 1
-        return FrameResult(self.frames_done - 1, enlarged, self.frame_size, scores.float(), ious.float())
+        side = self.model.config.sam2.image_size
+        logits = SAM2.enlarge(decoded.logits.float(), side)[:, : size[0], : size[1]]
+        return FrameResult(index, logits, self.frame_size, decoded.score.float(), decoded.iou.float())
 
     def save(self, path: str | Path) -> None:
         """Write everything needed to go on later (not the weights), atomically."""
@@ -204,9 +237,10 @@ class VideoSession:
             "precision": self.precision,
             "frame_size": self.frame_size,
             "frames_done": self.frames_done,
-            "waiting": [torch.from_numpy(np.ascontiguousarray(frame)) for frame in self._waiting],
+            "waiting": [torch.from_numpy(frame) for frame in self._waiting],
             "memory": self.memory.state_dict(),
         }
+        assert state.keys() > STATE_KEYS
         with atomic_write(path) as handle:
             torch.save(state, handle)
 
@@ -215,12 +249,15 @@ class VideoSession:
         """Continue a saved session: the next frame fed is the one after the last that was fed before.
 
         Raises:
-            InputError: not a saved session, or one of a model with another configuration.
+            InputError: not a saved session, or one of a model with another configuration or other weights.
             FileNotFoundError: no such file.
         """
         state = _read_state(Path(path))
         if state["model"] != _fingerprint(model):
-            raise InputError(f"{path} was saved with another model configuration: build the model with the same flags")
+            raise InputError(
+                f"{path} was saved with another model configuration or other weights: build the model with the same "
+                "flags and checkpoint"
+            )
         session = cls(
             model,
             state["expressions"],
@@ -236,7 +273,11 @@ class VideoSession:
 
 
 def _fingerprint(model: SAMWISE) -> str:
-    return json.dumps(dataclasses.asdict(model.config), sort_keys=True)
+    """Configuration, and a digest of the sentence projection, which every training changes."""
+    digest = hashlib.sha256()
+    for tensor in model.sam.sam_prompt_encoder.project_text.state_dict().values():
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return json.dumps(dataclasses.asdict(model.config), sort_keys=True) + digest.hexdigest()
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -246,7 +287,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for what is not its own
         raise InputError(f"{path} is not a saved session: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+    if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not state.keys() >= STATE_KEYS:
         raise InputError(f"{path} is not a saved session of format {STATE_FORMAT}")
     return state
 

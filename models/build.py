@@ -1,4 +1,4 @@
-"""From configuration to a network. The only module of this package that reads configuration as a whole."""
+"""From configuration to a network with its weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
 from models.text_encoder import TextEncoder
 from models.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
+from util.errors import InputError
 
 
 def build_model(config: ModelConfig) -> SAMWISE:
@@ -57,8 +58,10 @@ def load_model(
         device: where the network goes.
 
     Raises:
-        InputError: files that are missing or do not fit.
+        InputError: files that are missing or do not fit, or given although they would not be used.
     """
+    if untrained and (resume is not None or sam2_weights is not None):
+        raise InputError("--untrained means random weights: drop it, or drop --resume and --sam2_weights")
     torch.manual_seed(seed)
     model = build_model(config)
     if untrained:

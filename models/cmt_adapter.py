@@ -141,25 +141,34 @@ class CMTAdapter(nn.Module):
             self.hsa = HierarchicalSelectiveAttention(dim)
             self.norm_pre_HSA = nn.LayerNorm(dim)
 
-    def forward(self, visual: Tensor, text: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute what is added to both streams.
+    def look(self, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """What needs no text: features after HSA, and the clip's mean before it.
 
         Args:
             visual: (B, T, H, W, C).
+
+        Returns:
+            (B, T, H, W, A) and (B, H * W, A).
+        """
+        x = self.proj_vis_down(visual.flatten(0, 1)).unflatten(0, visual.shape[:2])
+        attended = x if self.patch is None else x + self._hsa(x)
+        return attended, x.mean(dim=1).flatten(1, 2)
+
+    def forward(self, attended: Tensor, mean: Tensor, text: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute what is added to both streams.
+
+        Args:
+            attended, mean: from `look`.
             text: (B, L, D).
             words: (B, L) bool, False for padding.
 
         Returns:
             visual (B, T, H, W, C) and text (B, L, D).
         """
-        batch, frames = visual.shape[:2]
-        x = self.proj_vis_down(visual.flatten(0, 1)).unflatten(0, (batch, frames))
         t = self.proj_text_down(text)
-        attended = x if self.patch is None else x + self._hsa(x)
-        pixels = rearrange(attended, "b t h w a -> b (t h w) a")
-        mixed = self.ca_V2T(pixels, t, words).view_as(attended)
-        text_out = self.ca_T2V(t, rearrange(x.mean(dim=1), "b h w a -> b (h w) a"))
-        visual_out = self.proj_vis_up(mixed.flatten(0, 1)).unflatten(0, (batch, frames))
+        mixed = self.ca_V2T(attended.flatten(1, 3), t, words).view_as(attended)
+        text_out = self.ca_T2V(t, mean)
+        visual_out = self.proj_vis_up(mixed.flatten(0, 1)).unflatten(0, attended.shape[:2])
         return visual_out, self.proj_text_up(text_out)
 
     def _hsa(self, x: Tensor) -> Tensor:

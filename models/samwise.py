@@ -55,7 +55,8 @@ class ClipFeatures:
 
     Attributes:
         map: (B, T, N, C).
-        fine: two tensors (B or V, T, channels, rows, columns); V where a level does not depend on the text.
+        fine: two tensors (V, T, channels, rows, columns) or (B, ...), see `fused`.
+        fused: for each of the two, whether text has entered it: only then it is there for every sample.
         clip_of: (B,) int64, the clip of each sample.
         sentence: (B, D), the sentence token after the last text layer.
         prompts: (B, P, C) prompt tokens, and (B, P) bool that is False for padding, or None.
@@ -63,15 +64,17 @@ class ClipFeatures:
 
     map: Tensor
     fine: tuple[Tensor, Tensor]
+    fused: tuple[bool, bool]
     clip_of: Tensor
     sentence: Tensor
     prompts: Prompts
 
     def frame(self, t: int) -> FrameFeatures:
         """The features of frame t."""
-        samples = self.map.shape[0]
-        fine = tuple(x[:, t] if x.shape[0] == samples else _spread(x[:, t], self.clip_of) for x in self.fine)
-        return FrameFeatures(self.map[:, t], (fine[0], fine[1]), self.prompts)
+        first, second = (
+            x[:, t] if fused else _spread(x[:, t], self.clip_of) for x, fused in zip(self.fine, self.fused, strict=True)
+        )
+        return FrameFeatures(self.map[:, t], (first, second), self.prompts)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class SAMWISE(nn.Module):
     """See the module's first line.
 
     Args:
-        config: the whole configuration, kept for reference; the parts below are built from it.
+        config: what the parts below were built from; read for where text enters, sizes, and what CME does.
         sam: SAM 2.
         text_encoder: RoBERTa.
         adapters: one per fusion stage.
@@ -171,7 +174,8 @@ class SAMWISE(nn.Module):
         words = tokens.words
         text, layers_run = self.text_encoder.embeddings(tokens), 0
         position = trunk.position(frames.shape[-2] // PATCH_STRIDE, frames.shape[-1] // PATCH_STRIDE)
-        x = self._by_frame(lambda part: trunk.run_stage(0, trunk.embed(part, position)), frames.flatten(0, 1))
+        pixels = frames.flatten(0, 1).to(self.sam.no_mem_embed.dtype)
+        x = self._by_frame(lambda part: trunk.run_stage(0, trunk.embed(part, position)), pixels)
         levels = [x]
         adapters = dict(zip(self.config.fusion_stages, self.cmt_adapters, strict=True))
         texts = dict(zip(self.config.fusion_stages, self.config.fusion_stages_txt, strict=True))
@@ -181,9 +185,12 @@ class SAMWISE(nn.Module):
                 text = self.text_encoder.run_layers(text, words, layers_run, texts[stage])
                 layers_run = texts[stage]
                 visual = x.unflatten(0, (-1, length))
+                adapter = adapters[stage]
+                assert isinstance(adapter, CMTAdapter)
+                attended, mean = adapter.look(visual)
                 if stage == self.config.fusion_stages[0]:
-                    visual = _spread(visual, clip_of)
-                visual_out, text_out = adapters[stage](visual, text, words)
+                    visual, attended, mean = (_spread(y, clip_of) for y in (visual, attended, mean))
+                visual_out, text_out = adapter(attended, mean, text, words)
                 x, text = (visual + visual_out).flatten(0, 1), text + text_out
             levels.append(x)
         text = self.text_encoder.run_layers(text, words, layers_run, self.config.text.layers)
@@ -191,8 +198,11 @@ class SAMWISE(nn.Module):
             neck.high_resolution(0, levels[0], decoder.conv_s0).unflatten(0, (-1, length)),
             neck.high_resolution(1, levels[1], decoder.conv_s1).unflatten(0, (-1, length)),
         )
-        feature_map = neck.feature_map(*levels[2:]).unflatten(0, (-1, length))
-        return ClipFeatures(feature_map, fine, clip_of, text[:, 0], self._prompts(text, tokens))
+        first = self.config.fusion_stages[0]
+        coarse = [level.unflatten(0, (-1, length)) for level in levels[2:]]
+        coarse = [x if stage >= first else _spread(x, clip_of) for stage, x in enumerate(coarse, start=2)]
+        feature_map = neck.feature_map(*(x.flatten(0, 1) for x in coarse)).unflatten(0, (-1, length))
+        return ClipFeatures(feature_map, fine, (False, first <= 1), clip_of, text[:, 0], self._prompts(text, tokens))
 
     def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there."""

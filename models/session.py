@@ -64,6 +64,7 @@ class Session:
         """
         if self._last_switch is None:
             self._last_switch = torch.zeros(self._pointers[0].shape[0], dtype=torch.long)
+        self._last_switch = self._last_switch.clone()  # a snapshot may hold the old one
         self._last_switch[expressions.cpu()] = self.frame_index
 
     def reset(self) -> None:

@@ -37,7 +37,7 @@ def recipe_model(tmp_path: Any, keys: str, salt: int, score_bias: float | None, 
     return model
 
 
-def close(found: Tensor, expected: np.ndarray, tolerance: float = 1e-3) -> None:
+def close(found: Tensor, expected: np.ndarray, tolerance: float = 5e-5) -> None:
     """Assert that values differ by at most `tolerance` of the expected values' range."""
     found_array = found.detach().float().numpy()
     assert found_array.shape == expected.shape

@@ -49,9 +49,54 @@ def test_several_clips_with_several_expressions_equal_single_runs(micro_model: S
         torch.testing.assert_close(together[:, number : number + 1], alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("clip_of", [[1, 0], [0, 0], [1, 1]])
+def test_as_many_clips_as_sentences_in_any_order(micro_model: SAMWISE, clip_of: list[int]) -> None:
+    clips = random_clips(2, 3)
+    together = logits_of(micro_model, clips, pad_tokens(SENTENCES[:2]), torch.tensor(clip_of))
+    for number in range(2):
+        alone = logits_of(micro_model, clips[clip_of[number], None], pad_tokens(SENTENCES[number : number + 1]))
+        torch.testing.assert_close(together[:, number : number + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stages", "layers", "patches"), [((3,), (3,), (2,)), ((1,), (2,), (4,)), ((2, 3), (1, 3), (2, 1))]
+)
+def test_other_fusion_stages(stages: tuple[int, ...], layers: tuple[int, ...], patches: tuple[int, ...]) -> None:
+    model = build_micro(fusion_stages=stages, fusion_stages_txt=layers, hsa_patch_size=patches)
+    clips = random_clips(1, 3)
+    together = logits_of(model, clips, pad_tokens(SENTENCES[:3]))
+    for number in range(3):
+        alone = logits_of(model, clips, pad_tokens(SENTENCES[number : number + 1]))
+        torch.testing.assert_close(together[:, number : number + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["all_mask", "avg", "reweight"])
+def test_each_sentence_has_its_own_switches(mode: str) -> None:
+    """CME decides differently for the sentences of a batch; each still gets what it gets alone."""
+    model = build_micro(switch_mem=mode)
+    cme, clips, batch = model.conditional_memory_encoder, random_clips(1, 10), pad_tokens(SENTENCES)
+
+    def decisions(tokens: TokenBatch) -> list[tuple[list[int], Tensor]]:
+        with torch.inference_mode():
+            features, session = model.encode(clips, tokens), model.new_session()
+            checks = [model.step(features.frame(t), session).check for t in range(10)]
+        return [(check.samples, check.logits) for check in checks if check is not None]
+
+    first = decisions(batch)[0][1]
+    with torch.no_grad():  # put the border between the sentences of the first decision
+        cme.decision_class_head.bias[1] -= (first[:, 1] - first[:, 0]).sort().values[1:3].mean()
+    looked = decisions(batch)
+    assert any(len(samples) < len(SENTENCES) for samples, _ in looked)
+    together = logits_of(model, clips, batch)
+    for number, sentence in enumerate(SENTENCES):
+        alone = logits_of(model, clips, pad_tokens([sentence]))
+        # `reweight` has a step where the memory-less logit is zero, so rounding can show there.
+        torch.testing.assert_close(together[:, number : number + 1], alone, rtol=1e-3, atol=1e-3)
+
+
 def test_what_does_not_depend_on_text_runs_once_per_clip(micro_model: SAMWISE) -> None:
-    """Patch embedding and the stages before the first adapter see each frame once, whatever the number of sentences."""
-    trunk, seen = micro_model.sam.image_encoder.trunk, {"patches": 0, "shared": 0, "fused": 0}
+    """Patches, the stages before the first adapter and its HSA see each clip once, whatever the number of sentences."""
+    trunk, seen = micro_model.sam.image_encoder.trunk, {"patches": 0, "shared": 0, "fused": 0, "hsa": 0}
 
     def counter(name: str) -> object:
         def count(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -63,13 +108,14 @@ def test_what_does_not_depend_on_text_runs_once_per_clip(micro_model: SAMWISE) -
         trunk.patch_embed.register_forward_hook(counter("patches")),
         trunk.blocks[trunk.stage_ends[1] - 1].register_forward_hook(counter("shared")),
         trunk.blocks[trunk.stage_ends[1]].register_forward_hook(counter("fused")),
+        micro_model.cmt_adapters[0].hsa.register_forward_hook(counter("hsa")),
     ]
     try:
         logits_of(micro_model, random_clips(1, 3), pad_tokens(SENTENCES))
     finally:
         for hook in hooks:
             hook.remove()
-    assert seen == {"patches": 3, "shared": 3, "fused": 12}
+    assert seen == {"patches": 3, "shared": 3, "fused": 12, "hsa": 1}
 
 
 @settings(max_examples=10, deadline=None)

@@ -104,6 +104,18 @@ def test_turns_of_the_memory_encoder(window: int) -> None:
         assert chosen == [e for e in range(2) if t > window and t - last[e] >= window - 1]
 
 
+def test_a_snapshot_stays_as_it_was() -> None:
+    session = Session(6, 15)
+    session.remember(torch.zeros(2, 1, 1), torch.zeros(2, 1))
+    session.note_switches(torch.tensor([0]))
+    snapshot = session.state_dict()
+    copy = Session(6, 15)
+    copy.load_state_dict(snapshot, "cpu")
+    session.frame_index = 9
+    session.note_switches(torch.tensor([1]))
+    assert snapshot["last_switch"].tolist() == copy.state_dict()["last_switch"].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("mode", ["reweight", "all_mask", "avg"])
 def test_a_switch_changes_memory_and_not_the_mask(mode: str) -> None:
     always = build_micro(switch_mem=mode)
