@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch and transformers are imported: nothing may be fetched, and idle threads must not spin on shared cores.
@@ -64,6 +66,17 @@ def build_micro(version: str = "tiny", seed: int = 0, **values: object) -> SAMWI
             model.sam.sam_mask_decoder.pred_obj_score_head.layers[2].bias.fill_(3.0)
     model.tokenizer = Tokenizer(byte_tokenizer(), config.text.max_positions - 2)
     return model
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Scripts set up logging for their process; here every test starts without it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
