@@ -98,12 +98,17 @@ def parts_of(model: SAMWISE) -> dict[str, list[nn.Module]]:
         parts[f"Hiera stage {stage}"] = list(trunk.blocks[ends[stage - 1] if stage else 0 : end])
     return parts | {
         "text layers": list(model.text_encoder.encoder.layer),
-        "adapters": list(model.cmt_adapters),
+        "adapters": [part for adapter in model.cmt_adapters for part in adapter_parts(adapter)],
         "memory attention": [model.sam.memory_attention],
         "mask decoder": [model.sam.sam_mask_decoder],
         "memory encoder": [model.sam.memory_encoder],
         "CME": [model.conditional_memory_encoder] if model.conditional_memory_encoder else [],
     }
+
+
+def adapter_parts(adapter: nn.Module) -> list[nn.Module]:
+    """An adapter, and those of its modules that look at the clip before it is called with the text."""
+    return [adapter, *(part for name, part in adapter.named_children() if name in ("proj_vis_down", "hsa"))]
 
 
 @contextmanager

@@ -60,9 +60,7 @@ class Manifest:
         Raises:
             InputError: `masks` holds what was made otherwise, or nobody knows how.
         """
-        has_masks = self.masks.is_dir() and any(
-            self.masks.iterdir()
-        )  # before the header, which another shard may write
+        has_masks = self.masks.is_dir() and any(self.masks.iterdir())  # asked first: another shard may begin now
         header = self.header()
         if header is not None and not overwrite:
             if header.get("identity") != identity:

@@ -8,9 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.sam2.layers import LayerNorm2d, Linear
+from models.sam2.layers import LayerNorm2d, Linear, linear
 
 MASK_CHANNELS = (1, 4, 16, 64, 256)
+
+
+def pointwise(x: Tensor, convolution: nn.Module) -> Tensor:
+    """A 1x1 convolution as a matrix product, which on a CPU does not depend on the number of threads.
+
+    (B, C, H, W) -> (B, H, W, C').
+    """
+    assert isinstance(convolution, nn.Conv2d)
+    return linear(x.permute(0, 2, 3, 1), convolution.weight.flatten(1), convolution.bias)
 
 
 class MaskDownsampler(nn.Module):
@@ -25,8 +34,8 @@ class MaskDownsampler(nn.Module):
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, mask: Tensor) -> Tensor:
-        """(B, 1, S, S) -> (B, C, S / 16, S / 16)."""
-        return self.encoder(mask)
+        """(B, 1, S, S) -> (B, S / 16, S / 16, C)."""
+        return pointwise(self.encoder[:-1](mask), self.encoder[-1])
 
 
 class ConvNeXtBlock(nn.Module):
@@ -84,5 +93,5 @@ class MemoryEncoder(nn.Module):
             (B, N, D).
         """
         mask = self.mask_downsampler((logits.sigmoid() * 20 - 10)[:, None])
-        x = self.fuser(self.pix_feat_proj(features) + mask)
-        return self.out_proj(x).flatten(2).transpose(1, 2)
+        x = self.fuser((pointwise(features, self.pix_feat_proj) + mask).permute(0, 3, 1, 2))
+        return pointwise(x, self.out_proj).flatten(1, 2)
