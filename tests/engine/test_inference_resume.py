@@ -185,7 +185,7 @@ def test_processes_with_other_weights_are_refused(
             run_benchmark(model, ExpressionBenchmark(dataset, tmp_path), QUICK, processes)
 
     children = partners(lambda: run_script(work), 2)
-    assert [child.wait() for child in children] == [2, 2]
+    assert all(child.wait() != 0 for child in children)
     assert "weights (sha256)" in capfd.readouterr().err
 
 
