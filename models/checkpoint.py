@@ -275,7 +275,7 @@ def _take_fresh(work: _Assembly, checkpoint: Checkpoint | None, allow_fresh: boo
             raise InputError(f"no file holds weights of the {part.name} ({_first(keys)}){switch or '; give --resume'}")
         work.warnings.append(f"the {part.name} starts untrained: no file holds its {len(keys)} tensors{switch}")
         fresh += keys
-        if part is MOTION_PROJECTION:  # as published: it starts as a copy of the sentence's projection
+        if part is MOTION_PROJECTION:  # it starts as a copy of the sentence's projection
             for key in keys:
                 source = key.replace("project_motion_prompts", "project_text")
                 if source in work.tensors:
