@@ -25,6 +25,7 @@ from datasets.validation import (
     raise_on_faults,
     read_json,
     run_checks,
+    sentence,
     shape,
 )
 from datasets.video_index import fold
@@ -196,9 +197,8 @@ def _annotations_by_image(value: Mapping[str, Any], path: Path, faults: list[Fau
 def _read_object(entry: Any, segmentations: Mapping[int, Any]) -> ReferredObject:
     if not isinstance(entry, dict) or type(entry.get("id")) is not int:
         raise ValueError("expected an object with a number 'id'")
-    caption, name, height, width = (entry.get(key) for key in ("caption", "file_name", "height", "width"))
-    if not isinstance(caption, str) or not caption.strip():
-        raise ValueError("the image has no 'caption' (its sentence)")
+    caption = sentence(entry, "caption", "image")
+    name, height, width = (entry.get(key) for key in ("file_name", "height", "width"))
     if not isinstance(name, str) or not is_path_component(name):
         raise ValueError(f"'file_name' is {name!r}, expected the name of a file")
     if type(height) is not int or type(width) is not int or min(height, width) < 1:

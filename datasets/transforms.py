@@ -37,6 +37,27 @@ def evaluation_size(height: int, width: int, side: int = NETWORK_SIDE) -> tuple[
     return (new_short, new_long) if height <= width else (new_long, new_short)
 
 
+def training_size(height: int, width: int, side: int = NETWORK_SIDE, short: int | None = None) -> tuple[int, int]:
+    """Size of a frame after the resize in training (model.md, section 1).
+
+    The short side becomes round(S * short / long) and the long one int(new short * long / short), which is S or just
+    below; frames of more than twice their height, where this can pass S by a pixel, are kept at S.
+
+    Args:
+        height, width: of the frame in pixels, at least 1.
+        side: S.
+        short: another length of the short side, used where the long side then is at most S.
+
+    Returns:
+        (height, width), each at least 1 and at most S.
+    """
+    old_short, old_long = min(height, width), max(height, width)
+    if short is None or short * old_long > side * old_short:
+        short = max(round(side * old_short / old_long), 1)
+    long = min(short * old_long // old_short, side)
+    return (short, long) if height <= width else (long, short)
+
+
 def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear resize with antialiasing, as PIL does it.
 
@@ -52,6 +73,34 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize by nearest neighbour, as PyTorch's mode "nearest" chooses it: row i of h is row floor(i * H / h) of H.
+
+    Args:
+        masks: (T, H, W) bool.
+        size: (height, width).
+
+    Returns:
+        (T, height, width) bool.
+    """
+    if tuple(masks.shape[1:]) == size:
+        return masks
+    return F.interpolate(masks[None].byte(), size=size, mode="nearest")[0].bool()
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """Colours as the network reads them: divided by 255, minus the mean, divided by the standard deviation.
+
+    Args:
+        frames: (..., 3, h, w) uint8 RGB.
+
+    Returns:
+        (..., 3, h, w) float32 on the same device, a new tensor.
+    """
+    mean, std = (torch.tensor(values, device=frames.device)[:, None, None] for values in (MEAN, STD))
+    return frames.float().div_(255).sub_(mean).div_(std)
+
+
 def to_network_input(frames: Sequence[np.ndarray], side: int, device: torch.device | str = "cpu") -> Tensor:
     """Normalise frames of one size and pad them with zeros on the right and at the bottom.
 
@@ -63,7 +112,5 @@ def to_network_input(frames: Sequence[np.ndarray], side: int, device: torch.devi
     Returns:
         (T, 3, S, S) float32.
     """
-    pixels = torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2).float().div_(255)
-    mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (MEAN, STD))
-    normal = pixels.sub_(mean).div_(std)
+    normal = normalise(torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2))
     return F.pad(normal, (0, side - normal.shape[3], 0, side - normal.shape[2]))

@@ -94,7 +94,30 @@ def get_object(container: Mapping[str, Any], key: str, path: Path, where: str, f
 
 def is_path_component(name: object) -> bool:
     """Whether `name` can be the name of one file or folder: it becomes part of paths that are read and written."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_text(name)
+
+
+def is_text(value: str) -> bool:
+    """Whether `value` can be encoded as UTF-8: JSON can hold halves of surrogate pairs, which are no characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sentence(entry: Mapping[str, Any], key: str, what: str) -> str:
+    """The sentence `entry[key]` of a `what` (expression, image).
+
+    Raises:
+        ValueError: it is missing, blank, or no text that can be encoded as UTF-8.
+    """
+    text = entry.get(key)
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"the {what} has no {key!r} (its sentence)")
+    if not is_text(text):
+        raise ValueError(f"{key!r} is {text!a}, expected text; half of a surrogate pair is no character")
+    return text
 
 
 def follow_link_file(folder: Path) -> Path:

@@ -26,6 +26,7 @@ from datasets.validation import (
     raise_on_faults,
     read_json,
     run_checks,
+    sentence,
     shape,
     size_faults,
 )
@@ -310,17 +311,15 @@ def _read_expressions(
 ) -> tuple[Expression, ...]:
     expressions = []
     for key, item in get_object(entry, "expressions", path, f"videos/{video}", faults).items():
-        text = item.get("exp") if isinstance(item, dict) else None
         where = f"videos/{video}/expressions/{key}"
         if not is_path_component(key):
             faults.append(Fault(path, where, "the expression's id cannot be the name of a folder"))
-        elif not isinstance(text, str) or not text.strip():
-            faults.append(Fault(path, where, "the expression has no 'exp' (its sentence)"))
-        else:
-            try:
-                expressions.append(Expression(key, text, *targets(video, key, item)))
-            except ValueError as error:
-                faults.append(Fault(path, where, str(error)))
+            continue
+        try:
+            known = item if isinstance(item, dict) else {}
+            expressions.append(Expression(key, sentence(known, "exp", "expression"), *targets(video, key, known)))
+        except ValueError as error:
+            faults.append(Fault(path, where, str(error)))
     return tuple(expressions)
 
 

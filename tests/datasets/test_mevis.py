@@ -118,6 +118,11 @@ FAST_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no expressions": (change_meta(lambda v: v.pop("expressions")), ("videos/one/expressions: missing",)),
     "no exp": (change_meta(lambda v: v["expressions"]["2"].pop("exp")), ("videos/one/expressions/2", "'exp'")),
     "blank exp": (change_meta(lambda v: v["expressions"]["2"].update(exp=" ")), ("videos/one/expressions/2",)),
+    "half a character": (
+        change_meta(lambda v: v["expressions"]["2"].update(exp="a \ud83d dog")),
+        ("videos/one/expressions/2", "'exp' is 'a \\ud83d dog'", "surrogate"),
+    ),
+    "half a name": (change_meta(lambda v: v["frames"].append("\udc80")), ("videos/one/frames",)),
     "one obj_id": (change_meta(lambda v: v["expressions"]["2"].update(obj_id="1")), ("expressions/2", "'obj_id'")),
     "no anno_id": (change_meta(lambda v: v["expressions"]["0"].pop("anno_id")), ("expressions/0", "'anno_id'")),
     "an evil id": (change_meta(lambda v: v["expressions"].update({"a/b": {"exp": "x"}})), ("expressions/a/b",)),

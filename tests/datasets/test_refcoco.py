@@ -45,6 +45,10 @@ def test_every_sentence_has_its_object(tmp_path: Path) -> None:
         (lambda v: v.update(annotations={}), "annotations: missing, expected a list"),
         (lambda v: v["images"][1].pop("id"), "images/1: expected an object with a number 'id'"),
         (lambda v: v["images"][1].pop("caption"), "images/1: the image has no 'caption'"),
+        (
+            lambda v: v["images"][1].update(caption="a \ud83d dog"),
+            r"images/1: 'caption' is 'a \\ud83d dog', expected text",
+        ),
         (lambda v: v["images"][1].update(file_name="../x"), "images/1: 'file_name'"),
         (lambda v: v["images"][1].update(height=0), "images/1: 'height' and 'width'"),
         (lambda v: v["annotations"].pop(1), "images/1: no annotation has the image_id 2"),

@@ -52,7 +52,7 @@ def test_checks_run_once_and_keep_their_order(counts: list[int], workers: int) -
     ]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "/", "a\0", None, 3])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "/", "a\0", "a\ud83d", None, 3])
 def test_names_that_would_leave_their_folder(name: object) -> None:
     assert not is_path_component(name)
 
