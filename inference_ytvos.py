@@ -8,13 +8,13 @@ from pathlib import Path
 from configs.cli import all_flags, network_from_args, parse_flags
 from datasets.ref_ytvos import open_ref_ytvos
 from engine.inference.benchmarks import ExpressionBenchmark
-from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.start import load_network, options_from, stored_flags
+from engine.inference.run import check_folders, merge_shards, run_benchmark
+from engine.inference.start import load_network, options_from, stored_config, stored_flags, weights_to_resume
 from util.distributed import joined_processes
 from util.errors import run_script
 from util.logging import setup_logging
 
-GROUPS = ("ytvos", "split", "partial", "benchmark", "run", "weights", "model")
+GROUPS = ("ytvos", "split", "partial", "benchmark", "array", "run", "weights", "model")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.merge:
             merge_shards(benchmark, options)
             return
-        config = network_from_args(args, stored_flags(args.resume))
+        check_folders(benchmark)
+        args.resume = weights_to_resume(all_flags(args))
+        config = network_from_args(args, stored_flags(args.resume), stored_config(args.resume))
         model, facts = load_network(config, processes.device(args.device), all_flags(args))
         run_benchmark(model, benchmark, options, processes, facts)
 

@@ -1,185 +1,31 @@
-"""The one table of command-line flags. A script names the groups that it understands; a new flag is a new row."""
+"""From a command line to checked values; the flags themselves are the table in `configs.flags`."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from configs.loading import load_model_config, sam2_versions
-from configs.schema import PRECISIONS, PROTOCOLS, SWITCH_MODES, ModelConfig
+from configs.flags import (
+    FLAGS,
+    GROUPS,
+    Flag,
+    natural_float,
+    natural_int,
+    positive_float,
+    positive_int,
+    probability,
+    shard,
+)
+from configs.loading import change_model_config, load_model_config
+from configs.schema import ModelConfig, shipped_folder
 from util.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-GROUPS = {
-    "model": "model (must be as in the training of the checkpoint)",
-    "weights": "weights",
-    "run": "run",
-    "demo": "input",
-    "mevis": "MeViS",
-    "ytvos": "Ref-YouTube-VOS",
-    "davis": "Ref-DAVIS17",
-    "split": "split",
-    "partial": "incomplete data",
-    "benchmark": "benchmark run",
-}
-
-
-def _number(kind: type[int] | type[float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
-    """A converter that says what it expected where it refuses."""
-
-    def convert(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not math.isfinite(value) or not accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
-        return value
-
-    return convert
-
-
-positive_int = _number(int, lambda value: value >= 1, "a whole number of at least 1")
-natural_int = _number(int, lambda value: value >= 0, "a whole number of at least 0")
-positive_float = _number(float, lambda value: value > 0, "a number above 0")
-probability = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
-
-
-def shard(text: str) -> tuple[int, int]:
-    """ "2/8" as (1, 8): the number counts from 0."""
-    number, slash, parts = text.partition("/")
-    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"expected i/n with i from 1 to n, found {text!r}")
-    return int(number) - 1, int(parts)
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One row of the table.
-
-    Attributes:
-        name: without the two hyphens; also the attribute of the parsed arguments.
-        group: key of `GROUPS`.
-        default: value where the flag is not given. False makes the flag a switch without a value.
-        help: one sentence, without the default.
-        convert: from text to a value.
-        several: whether it takes one or more values.
-        choices: returns the allowed values.
-        required: whether it must be given.
-        default_help: what `--help` gives as the default where None stands for something that depends on other flags.
-    """
-
-    name: str
-    group: str
-    default: Any
-    help: str
-    convert: Callable[[str], Any] = str
-    several: bool = False
-    choices: Callable[[], Sequence[str]] | None = None
-    required: bool = False
-    default_help: str = ""
-
-
-FLAGS = (
-    Flag("sam2_version", "model", "base", "which SAM 2", choices=sam2_versions),
-    Flag("HSA", "model", False, "hierarchical selective attention in the adapters"),
-    Flag("HSA_patch_size", "model", [8, 4, 2], "side of its patches in each adapter, in tokens", positive_int, True),
-    Flag("use_cme_head", "model", False, "conditional memory encoder: notice when another object fits better"),
-    Flag("switch_mem", "model", "reweight", "what enters memory at such a switch", choices=lambda: SWITCH_MODES),
-    Flag("cme_decision_window", "model", 4, "frames between two such decisions", positive_int),
-    Flag("disable_pred_obj_score", "model", False, "no object scores: the object counts as visible in every frame"),
-    Flag("motion_prompt", "model", False, "verbs of the sentence become further prompts (needs spaCy)"),
-    Flag("adapter_dim", "model", 256, "width inside the adapters", positive_int),
-    Flag("fusion_stages", "model", [1, 2, 3], "image stages that end with an adapter", positive_int, True),
-    Flag("fusion_stages_txt", "model", [4, 8, 12], "text layers that have run at each adapter", positive_int, True),
-    Flag("resume", "weights", None, "SAMWISE checkpoint, file or URL"),
-    Flag(
-        "sam2_weights",
-        "weights",
-        None,
-        "SAM 2 file, for what the checkpoint lacks",
-        default_help="pretrain/<official file name>",
-    ),
-    Flag(
-        "roberta",
-        "weights",
-        None,
-        "folder or hub id of RoBERTa: its tokenizer, and its weights if the checkpoint lacks them",
-        default_help="pretrain/roberta-base",
-    ),
-    Flag("untrained", "weights", False, "random weights from --seed, to try the program: the masks mean nothing"),
-    Flag("device", "run", "cuda", "cuda, cuda:N, mps or cpu; the CPU where the device is missing"),
-    Flag("seed", "run", 0, "of everything random", natural_int),
-    Flag("threshold", "run", 0.5, "probability above which a pixel belongs to the object", probability),
-    Flag("eval_clip_window", "run", 8, "frames that are processed together", positive_int),
-    Flag("precision", "run", "fp32", "arithmetic", choices=lambda: PRECISIONS),
-    Flag("output_dir", "run", "output", "folder of the results"),
-    Flag("input_path", "demo", None, "image, video, folder of frames, or URL", required=True),
-    Flag("text_prompts", "demo", None, "one or more sentences, each in quotes", several=True, required=True),
-    Flag(
-        "fps",
-        "demo",
-        None,
-        "frames per second to use of a video, or that a folder of frames stands for",
-        positive_float,
-        default_help="all frames of a video; 10",
-    ),
-    Flag("mevis_path", "mevis", "data/MeViS_release", "folder that holds the splits"),
-    Flag(
-        "mevis_version",
-        "mevis",
-        None,
-        "which metadata, where both are there: 2 has expressions without a target",
-        _number(int, lambda value: value in (1, 2), "1 or 2"),
-        default_help="1 if it is there",
-    ),
-    Flag("ytvos_path", "ytvos", "data/ref-youtube-vos", "folder that holds meta_expressions and the splits"),
-    Flag("davis_path", "davis", "data/ref-davis", "folder that tools/data/convert_davis_to_ytvos.py has made"),
-    Flag("set", "davis", "val", "which sequences are scored: the name of a list in DAVIS/ImageSets/2017"),
-    Flag("task", "davis", "unsupervised", "how they are scored", choices=lambda: ("unsupervised", "semi-supervised")),
-    Flag(
-        "results_path",
-        "davis",
-        None,
-        "folder of the palette PNGs",
-        default_help="eval_davis/valid in the folder of the results",
-    ),
-    Flag("split", "split", "valid", "which part of the data set", choices=lambda: ("valid", "valid_u", "test")),
-    Flag("allow_partial", "partial", False, "go on with another number of videos than the benchmark has"),
-    Flag("name_exp", "benchmark", "default", "name of the folder of the results, in --output_dir"),
-    Flag(
-        "protocol",
-        "benchmark",
-        "paper",
-        "paper gives the published numbers, fixed segments a last clip of one frame as any other",
-        choices=lambda: PROTOCOLS,
-    ),
-    Flag(
-        "expressions_per_batch",
-        "benchmark",
-        None,
-        "expressions of a video that run together at most",
-        positive_int,
-        default_help="as many as memory allows, up to 16 on a GPU and 4 on a CPU",
-    ),
-    Flag("batch_size_val", "benchmark", 1, "above 1: the same as --expressions_per_batch", positive_int),
-    Flag(
-        "max_size", "benchmark", 1024, "long side of resized frames; can only be what the network takes", positive_int
-    ),
-    Flag("num_workers", "benchmark", 4, "processes that score, and threads that write", natural_int),
-    Flag("overwrite", "benchmark", False, "start anew instead of going on with what is finished"),
-    Flag("shard", "benchmark", None, "i/n: only the i-th of n parts of the videos; --merge joins them", shard),
-    Flag("merge", "benchmark", False, "segment nothing: check, score and pack what the shards have made"),
-    Flag("visualize", "benchmark", False, "also draw overlays and one contact sheet per video"),
-    Flag("no_distributed", "benchmark", False, "run alone, whatever launcher has started this process"),
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,20 +34,23 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
-def build_parser(program: str, description: str, groups: Sequence[str]) -> argparse.ArgumentParser:
+def build_parser(
+    program: str, description: str, groups: Sequence[str], defaults: Mapping[str, Any] | None = None
+) -> argparse.ArgumentParser:
     """A parser of all flags of `groups`. It raises `InputError` instead of printing its usage.
 
     Args:
         program: the script's file name.
         description: what the script does, for `--help`.
         groups: keys of `GROUPS`, in the order of the help text.
+        defaults: of flags that have another one in this script than in the table.
     """
     parser = _Parser(program, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
     for group in groups:
         section = parser.add_argument_group(GROUPS[group])
         for flag in FLAGS:
             if flag.group == group:
-                _add(section, flag)
+                _add(section, replace(flag, default=(defaults or {}).get(flag.name, flag.default)))
     return parser
 
 
@@ -231,6 +80,7 @@ def _add(section: argparse._ArgumentGroup, flag: Flag) -> None:
 _METAVARS: dict[Callable[[str], Any], str] = {
     positive_int: "N",
     natural_int: "N",
+    natural_float: "X",
     positive_float: "X",
     probability: "X",
     shard: "I/N",
@@ -244,13 +94,18 @@ def _shown(default: Any) -> str:
 
 
 def parse_flags(
-    program: str, description: str, groups: Sequence[str], argv: Sequence[str] | None = None
+    program: str,
+    description: str,
+    groups: Sequence[str],
+    argv: Sequence[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> argparse.Namespace:
     """Parse a command line.
 
     Args:
         program, description, groups: see `build_parser`.
         argv: the arguments; None for those of the process.
+        defaults: of flags that have another one in this script than in the table.
 
     Returns:
         one attribute per flag of the groups, and `given`, a frozenset of the names that the command line contains.
@@ -258,7 +113,7 @@ def parse_flags(
     Raises:
         InputError: an unknown flag (the nearest known one is named), or a value that does not fit.
     """
-    parser = build_parser(program, description, groups)
+    parser = build_parser(program, description, groups, defaults)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [f"--{flag.name}" for flag in FLAGS if flag.group in groups]
@@ -266,7 +121,7 @@ def parse_flags(
         parser.error(f"unknown argument {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
     for action in parser._actions:
         action.default, action.required = argparse.SUPPRESS, False
-    args.given = frozenset(vars(parser.parse_args(argv)))
+    args.given, args.adopted = frozenset(vars(parser.parse_args(argv))), frozenset()
     return args
 
 
@@ -283,50 +138,95 @@ def adopt_stored_flags(args: argparse.Namespace, stored: Mapping[str, Any]) -> N
         value = stored.get(flag.name)
         value = list(value) if isinstance(value, tuple) else value
         adoptable = flag.group == "model" and flag.name != "sam2_version" and flag.name not in args.given
-        if adoptable and type(value) is type(flag.default) and value != getattr(args, flag.name):
-            logger.info("--%s %s is taken from the checkpoint", flag.name, _shown(value))
+        if adoptable and type(value) is type(flag.default):
+            if value != getattr(args, flag.name):
+                logger.info("--%s %s is taken from the checkpoint", flag.name, _shown(value))
             setattr(args, flag.name, value)
+            args.adopted |= {flag.name}
 
 
-def model_config_from_args(args: argparse.Namespace) -> ModelConfig:
+# flag: field of `ModelConfig`
+_FIELDS = {
+    "adapter_dim": "adapter_dim",
+    "fusion_stages": "fusion_stages",
+    "fusion_stages_txt": "fusion_stages_txt",
+    "HSA": "hsa",
+    "HSA_patch_size": "hsa_patch_size",
+    "use_cme_head": "use_cme_head",
+    "switch_mem": "switch_mem",
+    "cme_decision_window": "cme_decision_window",
+    "motion_prompt": "motion_prompt",
+}
+
+
+def model_config_from_args(args: argparse.Namespace, stored: ModelConfig | None = None) -> ModelConfig:
     """The network that the flags of the group "model" describe.
 
+    Flags that were neither given nor stored take the values that belong to the version; `args` has them afterwards.
+
+    Args:
+        args: from `parse_flags`; changed in place.
+        stored: the network of the model folder that is resumed: it comes before the version.
+
     Raises:
-        InputError: flags that contradict each other.
+        InputError: flags that contradict each other, or `stored`.
     """
-    return load_model_config(
-        args.sam2_version,
-        adapter_dim=args.adapter_dim,
-        fusion_stages=args.fusion_stages,
-        fusion_stages_txt=args.fusion_stages_txt,
-        hsa=args.HSA,
-        hsa_patch_size=args.HSA_patch_size,
-        use_cme_head=args.use_cme_head,
-        switch_mem=args.switch_mem,
-        cme_decision_window=args.cme_decision_window,
-        pred_obj_score=not args.disable_pred_obj_score,
-        motion_prompt=args.motion_prompt,
-    )
+    known = args.given | args.adopted
+    values = {field: getattr(args, flag) for flag, field in _FIELDS.items() if flag in known}
+    if "disable_pred_obj_score" in known:
+        values["pred_obj_score"] = not args.disable_pred_obj_score
+    if stored is None:
+        config = load_model_config(args.sam2_version, **values)
+    elif "sam2_version" in args.given and args.sam2_version != stored.sam2.name:
+        raise InputError(
+            f"--sam2_version {args.sam2_version}: --resume {args.resume} holds a network of version "
+            f"{stored.sam2.name}; leave the flag out"
+        )
+    else:
+        config = change_model_config(stored, **values)
+    for flag, field in _FIELDS.items():
+        value = getattr(config, field)
+        setattr(args, flag, list(value) if isinstance(value, tuple) else value)
+    args.sam2_version, args.disable_pred_obj_score = config.sam2.name, not config.pred_obj_score
+    return config
 
 
-def check_weights_given(args: argparse.Namespace, config: ModelConfig) -> None:
+def refuse_other_sets(args: argparse.Namespace, sets: Sequence[str], other: str) -> None:
+    """Refuse a `--dataset_file` that is not among `sets`, naming the script `other` that takes it.
+
+    Raises:
+        InputError: as said.
+    """
+    if args.dataset_file not in sets:
+        raise InputError(f"--dataset_file {args.dataset_file}: expected {', '.join(sets)} here; {other} takes it")
+
+
+def check_weights_given(args: argparse.Namespace, config: ModelConfig, training: bool = False) -> None:
     """Refuse to start without weights, and warn where the masks will mean nothing.
+
+    Args:
+        args: from `parse_flags`.
+        config: the network.
+        training: whether it is to be trained: then it may begin untrained.
 
     Raises:
         InputError: no checkpoint and no SAM 2 file, and `--untrained` is not given; or it is given with a checkpoint.
     """
+    if args.resume == "auto" and training:
+        return
     if args.untrained and args.resume:
         raise InputError("--untrained and --resume exclude each other: drop one")
     if args.untrained:
         logger.warning("the weights are untrained (--untrained): masks are meaningless")
     elif args.resume is None:
-        base = args.sam2_weights or f"pretrain/{config.sam2.checkpoint}"
+        base = args.sam2_weights or str(shipped_folder(config.sam2.name) or f"pretrain/{config.sam2.checkpoint}")
         if not Path(base).exists() and "://" not in base:
             raise InputError(
                 f"no --resume checkpoint is given, and {base} does not exist either: give --resume, run "
                 f"`python tools/download_weights.py`, or try the program with --untrained (random weights)"
             )
-        logger.warning("no --resume checkpoint: what SAMWISE adds to SAM 2 is untrained, and masks are meaningless")
+        if not training:
+            logger.warning("no --resume checkpoint: what SAMWISE adds to SAM 2 is untrained, and masks are meaningless")
 
 
 def check_image_size(args: argparse.Namespace, config: ModelConfig) -> None:
@@ -343,19 +243,27 @@ def check_image_size(args: argparse.Namespace, config: ModelConfig) -> None:
         )
 
 
-def network_from_args(args: argparse.Namespace, stored: Mapping[str, Any]) -> ModelConfig:
+def network_from_args(
+    args: argparse.Namespace,
+    stored: Mapping[str, Any],
+    stored_config: ModelConfig | None = None,
+    training: bool = False,
+) -> ModelConfig:
     """The network to load: what the flags and a checkpoint's stored arguments say, after all checks of flags.
 
     Args:
         args: from `parse_flags`; changed in place as `adopt_stored_flags` says.
-        stored: arguments of the checkpoint's training; empty without a checkpoint.
+        stored: arguments of the checkpoint's training; empty without a checkpoint, and where it is only what another
+            training begins with.
+        stored_config: the network of the model folder that is resumed.
+        training: see `check_weights_given`.
 
     Raises:
         InputError: see `model_config_from_args`, `check_weights_given` and `check_image_size`.
     """
     adopt_stored_flags(args, stored)
-    config = model_config_from_args(args)
-    check_weights_given(args, config)
+    config = model_config_from_args(args, stored_config)
+    check_weights_given(args, config, training)
     check_image_size(args, config)
     return config
 

@@ -1,8 +1,26 @@
-"""Frozen dataclasses for all that configuration can say. Numbers and names only: nothing here builds anything."""
+"""Frozen dataclasses for all that configuration can say, and what their values must be like.
+
+Numbers and names only: nothing here builds anything.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from util.errors import InputError
+
+T = TypeVar("T")
+
+ADAPTER_HEADS = 8
+DECODER_HEADS = 8
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"  # model folders that are part of the repository
+SHIPPED_VERSIONS = ("nano",)
 
 SWITCH_MODES = ("all_mask", "reweight", "avg")
 PROTOCOLS = ("paper", "fixed")
@@ -36,7 +54,7 @@ class Sam2Config:
 
     Attributes:
         name: value of `--sam2_version`.
-        checkpoint: name of the official weight file.
+        checkpoint: name of the official weight file in `pretrain`, or of that in `shipped_folder`.
         image_size: side of the square network input in pixels.
         hiera: the image encoder.
         model_dim: width of features, prompts, decoder and memory attention.
@@ -117,3 +135,92 @@ class ModelConfig:
     cme_decision_window: int
     pred_obj_score: bool
     motion_prompt: bool
+
+
+def shipped_folder(sam2_version: str) -> Path | None:
+    """The model folder with the weights of a version that is part of the repository; None for the official SAM 2s."""
+    return PRETRAINED / sam2_version if sam2_version in SHIPPED_VERSIONS else None
+
+
+def from_dict(cls: type[T], data: Any, where: str = "") -> T:
+    """Build the (nested) dataclass `cls` from plain containers.
+
+    Raises:
+        InputError: a missing or unknown key, or a value of the wrong type, named with its full path.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"configuration {where.removesuffix('.') or cls.__name__}: expected names with values")
+    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if fields != set(data):
+        missing, unknown = sorted(fields - set(data)), sorted(map(str, set(data) - fields))
+        raise InputError(f"configuration {where or cls.__name__}: missing {missing}, unknown {unknown}")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _convert(hints[name], data[name], f"{where}{name}") for name in fields})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, f"{where}.")  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple:
+        value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        kind = typing.get_args(hint)[0]
+        if all(type(item) is kind for item in value):
+            return value
+    elif isinstance(hint, types.UnionType):
+        if isinstance(value, hint):
+            return value
+    elif type(value) is hint:
+        return value
+    raise InputError(f"configuration {where}: expected {hint}, found {value!r}")
+
+
+def check_model_config(config: ModelConfig) -> None:
+    """Refuse combinations that no network can have, naming the flag to change.
+
+    Raises:
+        InputError: see the message.
+    """
+    _check_sizes(config)
+    stages = len(config.sam2.hiera.stages)
+    fusion, text = config.fusion_stages, config.fusion_stages_txt
+    if len(fusion) != len(text) or len(fusion) != len(config.hsa_patch_size):
+        raise InputError(
+            "--fusion_stages, --fusion_stages_txt and --HSA_patch_size need one value per adapter each, "
+            f"found {fusion}, {text} and {config.hsa_patch_size}"
+        )
+    if not fusion or list(fusion) != sorted(set(fusion)) or not all(1 <= stage < stages for stage in fusion):
+        raise InputError(f"--fusion_stages must rise from at least 1 to at most {stages - 1}, found {fusion}")
+    if list(text) != sorted(set(text)) or not all(1 <= layer <= config.text.layers for layer in text):
+        raise InputError(f"--fusion_stages_txt must rise from at least 1 to at most {config.text.layers}, found {text}")
+    for stage, patch in zip(fusion, config.hsa_patch_size, strict=True):
+        side = config.sam2.image_size // (4 << stage)
+        if config.hsa and (patch < 1 or side % patch):
+            raise InputError(f"--HSA_patch_size {patch} does not divide the {side}x{side} map of stage {stage}")
+    if config.adapter_dim < ADAPTER_HEADS or config.adapter_dim % ADAPTER_HEADS:
+        raise InputError(f"--adapter_dim must be a multiple of {ADAPTER_HEADS}, found {config.adapter_dim}")
+    if config.switch_mem not in SWITCH_MODES:
+        raise InputError(f"--switch_mem {config.switch_mem!r} is unknown: expected one of {', '.join(SWITCH_MODES)}")
+    if config.cme_decision_window < 1:
+        raise InputError(f"--cme_decision_window must be at least 1, found {config.cme_decision_window}")
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    """Refuse numbers that no flag sets and that fit no network."""
+    sam2, hiera, text = config.sam2, config.sam2.hiera, config.text
+    for part in (sam2, hiera, text):
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise InputError(f"configuration {field.name} must be at least 1, found {value}")
+    if len(hiera.stages) != 4 or len(hiera.windows) != 4 or min(hiera.stages + hiera.windows) < 1:
+        raise InputError(f"hiera needs 4 stages and 4 windows, found {hiera.stages} and {hiera.windows}")
+    for name, value, divisor in (
+        ("image_size", sam2.image_size, 32),
+        ("model_dim", sam2.model_dim, 2 * DECODER_HEADS),
+        ("model_dim (by memory_dim)", sam2.model_dim, sam2.memory_dim),
+        ("memory_dim", sam2.memory_dim, 4),
+        ("embed_dim (by num_heads)", hiera.embed_dim, hiera.num_heads),
+        ("hidden_size (by heads)", text.hidden_size, text.heads),
+    ):
+        if value % divisor:
+            raise InputError(f"{name} must be a multiple of {divisor}, found {value}")

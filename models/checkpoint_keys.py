@@ -44,8 +44,8 @@ _FAIRSEQ_LAYER_NAMES = {  # the same inside layers.N of fairseq and encoder.laye
 _TRANSFORMERS_NAMES = {ours: theirs for theirs, ours in _FAIRSEQ_NAMES.items()}
 _TRANSFORMERS_LAYER_NAMES = {ours: theirs for theirs, ours in _FAIRSEQ_LAYER_NAMES.items()}
 
-# (width of the patch embedding, number of blocks) of the official trunks.
-_TRUNKS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base", (144, 48): "large"}
+# (width of the patch embedding, number of blocks) of the known trunks.
+_TRUNKS = {(32, 7): "nano", (96, 12): "tiny", (96, 16): "small", (112, 24): "base", (144, 48): "large"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ Axes: B clips, T frames, H rows, W columns, k frames at which CME looked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,13 +82,18 @@ def memory_labels(tracked: Tensor, memoryless: Tensor, memoryless_score: Tensor)
     return labels.masked_fill(ignored, IGNORED)
 
 
-def memory_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def memory_loss(
+    logits: Tensor, labels: Tensor, mean_over_processes: Callable[[Tensor], Tensor] = lambda value: value
+) -> Tensor:
     """Cross-entropy of CME with class weights 1 and 2; zero if every label is ignored.
 
     Args:
         logits: (k, 2).
         labels: (k,) from `memory_labels`.
+        mean_over_processes: the mean over processes of a tensor. The sum of weights that divides the loss is taken from
+            all of them, so that the mean of their losses is the loss of all labels together.
     """
-    if bool((labels == IGNORED).all()):
-        return logits.sum() * 0
-    return F.cross_entropy(logits, labels, logits.new_tensor(CLASS_WEIGHTS), ignore_index=IGNORED)
+    weights = logits.new_tensor(CLASS_WEIGHTS)
+    total = F.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="sum")
+    counted = torch.where(labels == IGNORED, 0.0, weights[labels.clamp(min=0)]).sum()
+    return total / mean_over_processes(counted).clamp(min=torch.finfo(logits.dtype).tiny)

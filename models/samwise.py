@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from configs.schema import ModelConfig
 from models.cmt_adapter import CMTAdapter
 from models.conditional_memory_encoder import ConditionalMemoryEncoder, switched_logits
+from models.hub import HubMixin
 from models.sam2.hiera import PATCH_STRIDE
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
@@ -114,7 +115,7 @@ def _spread(x: Tensor, clip_of: Tensor) -> Tensor:
     return x[clip_of]
 
 
-class SAMWISE(nn.Module):
+class SAMWISE(nn.Module, HubMixin):
     """See the module's first line.
 
     Args:

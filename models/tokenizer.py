@@ -20,7 +20,8 @@ from util.errors import InputError
 
 START, PADDING, END = 0, 1, 2
 FAIRSEQ_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
-TRANSFORMERS_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+TRANSFORMERS_FILES = ("vocab.json", "merges.txt")
+TOKENIZER_FILE = "tokenizer.json"
 SPECIAL = {"<s>": START, "<pad>": PADDING, "</s>": END, "<unk>": 3}
 
 
@@ -110,7 +111,9 @@ def load_tokenizer(source: str) -> Any:
     try:
         if all((folder / name).is_file() for name in FAIRSEQ_FILES):
             tokenizer = _fairseq_tokenizer(folder)
-        elif any(all((folder / name).is_file() for name in names) for names in TRANSFORMERS_FILES):
+        elif (folder / TOKENIZER_FILE).is_file():
+            tokenizer = _as_roberta(Backend.from_file(str(folder / TOKENIZER_FILE)))
+        elif all((folder / name).is_file() for name in TRANSFORMERS_FILES):
             tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True)
         elif is_hub_id(source):
             tokenizer = RobertaTokenizerFast.from_pretrained(source)
@@ -149,9 +152,20 @@ def _byte_level(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) ->
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", END), ("<s>", START), add_prefix_space=False)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
+    tokenizer = _as_roberta(backend)
     if "<mask>" in vocabulary:
         tokenizer.add_special_tokens({"mask_token": AddedToken("<mask>", lstrip=True)})
     return tokenizer
+
+
+def _as_roberta(backend: Backend) -> Any:
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def tokenizer_text(tokenizer: Any) -> str:
+    """All of a tokenizer as the text of a `tokenizer.json`, from which `load_tokenizer` makes the same again."""
+    backend = Backend.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    return backend.to_str() + "\n"
