@@ -6,6 +6,7 @@ The scripts' own `main` runs on them with `ARGUMENTS` and the configuration fold
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,12 @@ def write_mevis(root: Path, split: str, videos: dict[str, tuple[int, Size]] | No
 
 def write_ytvos(root: Path, annotations: bool = True) -> None:
     """Ref-YouTube-VOS: the file of valid also lists the test video."""
-    for split, names in (("valid", [*VIDEOS, "hidden"]), ("test", ["hidden"])):
+    for split, names in (("train", [*VIDEOS]), ("valid", [*VIDEOS, "hidden"]), ("test", ["hidden"])):
         videos: dict[str, Any] = {}
         for name in names:
             count, size = VIDEOS.get(name, (2, (24, 32)))
             expressions = {str(key): {"exp": text} for key, text in enumerate(SENTENCES[:2])}
-            if annotations:
+            if annotations or split == "train":
                 for key, entry in expressions.items():
                     entry["obj_id"] = str(int(key) + 1)
                 write_labels(root / split / "Annotations" / name, count, size)
@@ -115,6 +116,52 @@ def write_davis(root: Path) -> None:
     listing = root / "DAVIS" / "ImageSets" / "2017" / "val.txt"
     listing.parent.mkdir(parents=True)
     listing.write_text("\n".join(VIDEOS) + "\n")
+
+
+# RefCOCO's images: landscape, portrait and square, of other sizes than the videos
+IMAGES: tuple[Size, ...] = ((30, 44), (48, 27), (33, 33), (24, 60))
+COCO_SENTENCES = (("the  Disc", 1), ("square at the bottom", 2), ("red thing near the upper edge", 1), ("blue box", 2))
+
+
+def write_refcoco(root: Path, sets: Sequence[str] = ("refcoco/train", "refcoco/val")) -> None:
+    """RefCOCO as the converter leaves it: image k has k + 1 sentences; masks are polygons and both kinds of RLE.
+
+    Args:
+        root: gets train2014 and a folder per data set.
+        sets: NAME/SPLIT, each with images of its own.
+    """
+    number = 0
+    for name, split in (entry.split("/") for entry in sets):
+        images, annotations = [], []
+        for index, size in enumerate(IMAGES):
+            number += 1
+            write_frames(root / "train2014" / "one", 1, size, number)
+            file_name = f"COCO_train2014_{number:012d}.jpg"
+            (root / "train2014" / "one" / "00000.jpg").replace(root / "train2014" / file_name)
+            for text, target in COCO_SENTENCES[: index + 1]:
+                own = len(images) + 1
+                place = {"file_name": file_name, "height": size[0], "width": size[1], "original_id": number}
+                images.append({**place, "id": own, "caption": text, "dataset_name": name})
+                mask = _segmentation(labels(0, size) == target, own)
+                annotations.append({"id": own, "image_id": own, "category_id": 1, "iscrowd": 0, "segmentation": mask})
+        categories = [{"id": 1, "name": "object"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(root / name / f"instances_{name}_{split}.json", content)
+    (root / "train2014" / "one").rmdir()
+
+
+def _segmentation(mask: np.ndarray, number: int) -> Any:
+    """A rectangular mask as a polygon, or (every third number each) as a compressed or an uncompressed RLE."""
+    if number % 3 == 0:
+        return encode_rle(mask)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = float(rows[0]), rows[-1] + 1.0, float(columns[0]), columns[-1] + 1.0
+    if number % 3 == 1:
+        return [[left, top, right, top, right, bottom, left, bottom]]
+    flat = mask.ravel(order="F").astype(int)
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *changes, flat.size]).tolist()
+    return {"size": list(mask.shape), "counts": runs if flat[0] == 0 else [0, *runs]}
 
 
 def write_configuration(folder: Path) -> Path:

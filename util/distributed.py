@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -106,6 +107,7 @@ def joined_processes(enabled: bool = True) -> Iterator[Processes]:
     try:
         yield Processes(rank, size, _number("LOCAL_RANK", rank), group)
     finally:
+        time.sleep(0.1)  # torch 2.4 hangs if gloo's threads have not let go of the last tensors
         dist.destroy_process_group()
 
 

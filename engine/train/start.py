@@ -1,0 +1,218 @@
+"""From values of flags to a training: what main.py and main_pretrain.py have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ModelConfig
+from datasets.training import ClipSet, open_training_set
+from engine.inference.record import command_line, describe_weights, environment, log_to
+from engine.runtime import resolve_device
+from engine.train.checkpoints import CheckpointStore, StoredCheckpoint, load_file
+from engine.train.evaluate import FOLDER as EVALUATIONS
+from engine.train.evaluate import EpochEvaluation
+from engine.train.log import TENSORBOARD_NAME
+from engine.train.loop import CHECKPOINTS, Training
+from engine.train.network import TrainingNetwork
+from engine.train.options import TrainOptions
+from engine.train.weights import FROZEN, load_network
+from models.build import find_tokenizer, load_model
+from models.checkpoint import LoadReport
+from models.samwise import SAMWISE
+from util.distributed import Processes
+from util.errors import InputError
+from util.paths import atomic_write_json
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+_WEIGHTS = ("resume", "sam2_weights", "roberta", "untrained", "seed")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins.
+
+    Attributes:
+        flags: values of all flags, as plain numbers, texts and lists.
+        folder: of the results.
+        clips: the training data.
+        evaluation: what follows every epoch, or None.
+        continued: the checkpoint to go on from, or None for a new training.
+    """
+
+    flags: Mapping[str, Any]
+    folder: Path
+    clips: ClipSet
+    evaluation: EpochEvaluation | None
+    continued: StoredCheckpoint | None
+
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """Flags that the checkpoint to go on from was made with."""
+        return {} if self.continued is None else self.continued.state["args"]
+
+    def weight_files(self, report: LoadReport) -> Sequence[Path]:
+        """Where the frozen weights came from: as `report` says, or as the training that goes on has noted."""
+        record = None if self.continued is None else self.continued.state.get(FROZEN)
+        return report.files if record is None else [Path(file) for file in record["files"]]
+
+
+def result_folder(flags: Mapping[str, Any]) -> Path:
+    """Where the results of a training go."""
+    return Path(flags["output_dir"]) / flags["name_exp"]
+
+
+def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
+    """The checkpoint that `--resume auto` means; None for a new training.
+
+    Raises:
+        InputError: there is none to go on from, or there are some although the training shall start anew.
+    """
+    folder = result_folder(flags)
+    store = CheckpointStore(folder / CHECKPOINTS, flags["keep_checkpoints"])
+    if flags["resume"] == AUTO:
+        return store.require_latest()
+    if flags["overwrite"]:
+        return None
+    if any(store.folder.glob("*.pth")):
+        raise InputError(
+            f"{folder} holds checkpoints of an earlier training: --resume auto goes on with it, --overwrite starts "
+            "anew, and another --name_exp keeps both"
+        )
+    return None
+
+
+def prepare(
+    flags: Mapping[str, Any], config: ModelConfig, processes: Processes, continued: StoredCheckpoint | None = None
+) -> Start:
+    """Check everything that can be checked before weights are loaded.
+
+    Args:
+        flags: values of all flags.
+        config: the network to train.
+        processes: those that train together.
+        continued: from `checkpoint_to_continue`.
+
+    Raises:
+        InputError: data that is missing or broken, or flags that do not fit.
+    """
+    folder = result_folder(flags)
+    TrainOptions.from_flags(flags).share(processes.size)
+    if flags["resume_optimizer"] and flags["resume"] in (None, AUTO):
+        raise InputError("--resume_optimizer needs the checkpoint that holds the optimizer: give its file to --resume")
+    clips = open_training_set(
+        flags["dataset_file"],
+        **{name: flags.get(name, "") for name in ("ytvos_path", "mevis_path", "davis_path", "coco_path")},
+        num_frames=flags["num_frames"],
+        side=config.sam2.image_size,
+        augment=flags["augm_resize"],
+        seed=flags["seed"],
+    )
+    evaluation = None if flags["no_evaluation"] else EpochEvaluation.open(flags, folder, processes)
+    return Start(flags, folder, clips, evaluation, continued)
+
+
+def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tuple[SAMWISE, LoadReport]:
+    """The network with the weights to begin or to go on with, on the device of this process.
+
+    Raises:
+        InputError: files that are missing or do not fit.
+    """
+    flags = start.flags
+    weights = {name: flags[name] for name in _WEIGHTS}
+    device = resolve_device(processes.device(flags["device"]))
+    if start.continued is None:
+        model, report = load_model(config, device=device, **weights)
+    else:
+        roberta = flags["roberta"] or start.stored["roberta"]
+        model, _ = load_model(config, untrained=True, roberta=roberta, seed=flags["seed"], device=device)
+        report = load_network(model, start.continued, sam2_weights=flags["sam2_weights"], roberta=flags["roberta"])
+        if not start.stored["untrained"]:
+            origin = {name: start.stored[name] for name in ("resume", "sam2_weights")}
+            model.tokenizer = find_tokenizer(config, roberta=roberta, **origin)
+    logger.info("%s", report.summary())
+    return model, report
+
+
+def train(
+    model: SAMWISE,
+    report: LoadReport,
+    start: Start,
+    processes: Processes,
+    network_class: type[TrainingNetwork] = TrainingNetwork,
+) -> bool:
+    """Train to the end, or until a request to stop.
+
+    Args:
+        model, report: from `load_to_train`.
+        start: from `prepare`.
+        processes: those that train together.
+        network_class: computes the losses.
+
+    Returns:
+        whether the end was reached.
+
+    Raises:
+        InputError: see `Training`.
+    """
+    flags, folder = start.flags, start.folder
+    options = TrainOptions.from_flags(flags)
+    if processes.is_main and flags["overwrite"] and start.continued is None:
+        for old in (CHECKPOINTS, EVALUATIONS, TENSORBOARD_NAME):
+            shutil.rmtree(folder / old, ignore_errors=True)
+    processes.barrier()
+    with contextlib.ExitStack() as stack:
+        if processes.is_main:
+            stack.enter_context(log_to(folder / "log.txt"))
+        training = Training(
+            model,
+            start.clips,
+            options,
+            folder,
+            processes,
+            flags,
+            start.weight_files(report),
+            start.evaluation,
+            network_class,
+        )
+        if start.continued is not None:
+            training.restore(start.continued)
+        elif flags["resume_optimizer"]:
+            training.optimization.load(load_file(flags["resume"]).state, flags["resume"])
+        if processes.is_main:
+            _announce(training, report)
+        return training.run()
+
+
+def _announce(training: Training, report: LoadReport) -> None:
+    """Say, and write to run.json, what is going to happen."""
+    options, model, processes = training.options, training.model, training.processes
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(
+        "%.2f M of %.2f M parameters are trained, on %d clips in %d steps of %d (%d in each of %d processes)",
+        trained / 1e6,
+        total / 1e6,
+        len(training.clips),
+        training.total,
+        options.batch_size,
+        training.share,
+        processes.size,
+    )
+    content = {
+        "command": command_line(),
+        "flags": training.flags,
+        "weights": describe_weights(report),
+        "environment": environment(model.device),
+        "parameters": {"trained": trained, "total": total},
+        "clips": len(training.clips),
+        "steps": training.total,
+    }
+    atomic_write_json(training.folder / "run.json", content)
