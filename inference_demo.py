@@ -1,4 +1,4 @@
-"""Segment what sentences describe in an image, a video or a folder of frames."""
+"""Segment what sentences describe in an image, a video, a folder of frames or a live stream."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 
 from configs.cli import all_flags, network_from_args, parse_flags
-from datasets.media import open_media
-from engine.demo import check_output_dir, clean_prompts, segment_media
+from datasets.media import open_source
+from engine.demo import check_output_dir, clean_prompts
 from engine.inference.start import load_network, stored_config, stored_flags, weights_to_resume
+from engine.live import LiveOptions, segment_source
 from util.errors import run_script
 from util.logging import setup_logging
 
@@ -17,14 +18,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_flags("inference_demo.py", __doc__, ("demo", "weights", "run", "model"), argv)
     setup_logging()
     prompts = clean_prompts(args.text_prompts)
-    media = open_media(args.input_path, args.fps)
+    live = LiveOptions(args.drop, args.live, args.save_masks)
+    source = open_source(args.input_path, args.fps, live=live != LiveOptions())
     check_output_dir(args.output_dir)
     args.resume = weights_to_resume(all_flags(args))
     config = network_from_args(args, stored_flags(args.resume), stored_config(args.resume))
     model, facts = load_network(config, args.device, all_flags(args))
     facts["untrained"] = facts["weights"]["tensors"]["fresh"] > 0
     options = {"window": args.eval_clip_window, "threshold": args.threshold, "precision": args.precision}
-    logging.info("results: %s", segment_media(model, media, prompts, args.output_dir, facts=facts, **options))
+    folder = segment_source(model, source, prompts, args.output_dir, live=live, facts=facts, **options)
+    logging.info("results: %s", folder)
 
 
 if __name__ == "__main__":

@@ -136,8 +136,17 @@ FLAGS = (
     Flag("eval_clip_window", "run", 8, "frames that are processed together", positive_int),
     Flag("precision", "run", "fp32", "arithmetic", choices=lambda: PRECISIONS),
     Flag("output_dir", "run", "output", "folder of the results"),
-    Flag("input_path", "demo", None, "image, video, folder of frames, or URL", required=True),
+    Flag(
+        "input_path",
+        "demo",
+        None,
+        "image, video, folder of frames, URL, camera:N, rtsp address, or - for a stream on standard input",
+        required=True,
+    ),
     Flag("text_prompts", "demo", None, "one or more sentences, each in quotes", several=True, required=True),
+    Flag("live", "demo", False, "the input is a live stream: show delay and frames per second every second"),
+    Flag("drop", "demo", False, "throw frames of a live source away rather than fall behind"),
+    Flag("save_masks", "demo", False, "also write mask PNGs of a live source (those of files are always written)"),
     Flag(
         "fps",
         "demo",

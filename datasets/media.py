@@ -1,19 +1,57 @@
-"""One way to open whatever a user points at: an image, a video, a folder of frames, or the URL of a file."""
+"""One way to open whatever a user points at: an image, a video, a folder of frames, the URL of a file, or a stream."""
 
 from __future__ import annotations
 
 import logging
+import urllib.request
 from fractions import Fraction
+from http.client import HTTPException
 
 from datasets.media_base import Frame, Media
 from datasets.media_image import is_image, open_folder, open_image
+from datasets.media_live import LiveSource, is_live, open_live
 from datasets.media_video import open_video
 from util.errors import InputError
 from util.paths import local_path
 
-__all__ = ["Frame", "Media", "open_media"]
+__all__ = ["Frame", "LiveSource", "Media", "open_media", "open_source"]
 
 logger = logging.getLogger(__name__)
+
+_ENDLESS = "multipart/x-mixed-replace"  # what MJPEG cameras call their stream
+_PROBE_SECONDS = 10.0
+
+
+def open_source(path_or_url: str, fps: float | None = None, *, live: bool = False) -> Media | LiveSource:
+    """Open a source of frames of any kind: what `open_media` and what `open_live` knows.
+
+    An http address is a stream if `live` is set or its server says that it sends MJPEG without end, else a file.
+
+    Args:
+        path_or_url: see `open_media` and `open_live`.
+        fps: as for these.
+        live: whether only a live source will do.
+
+    Raises:
+        InputError: nothing there, nothing that can be read, or a file where a live source is wanted.
+    """
+    http = path_or_url.lower().startswith(("http://", "https://"))
+    if is_live(path_or_url) or (http and (live or _is_endless(path_or_url))):
+        return open_live(path_or_url, fps)
+    if live:
+        raise InputError(
+            f"{path_or_url}: --live, --drop and --save_masks are for cameras (camera:0), streams (rtsp, http) and "
+            "standard input (-): leave them out for a file"
+        )
+    return open_media(path_or_url, fps)
+
+
+def _is_endless(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as response:
+            return str(response.headers.get("Content-Type", "")).lower().startswith(_ENDLESS)
+    except (OSError, HTTPException, ValueError):  # whoever downloads it says what is wrong
+        return False
 
 
 def open_media(path_or_url: str, fps: float | None = None) -> Media:

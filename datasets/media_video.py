@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from datasets.media_base import Frame, Media
@@ -110,7 +111,7 @@ def _unreadable(shown: str, error: FFmpegError) -> InputError:
     )
 
 
-def _video_stream(container: InputContainer, shown: str) -> VideoStream:
+def video_stream(container: InputContainer, shown: str) -> VideoStream:
     """The first video stream that is not the cover picture of a sound file."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
@@ -124,18 +125,18 @@ def _video_stream(container: InputContainer, shown: str) -> VideoStream:
 def _survey(path: Path, shown: str) -> tuple[_Survey, bool]:
     """Read through the packets; also says whether the file is a still image."""
     with _open(path, shown) as container:
-        stream = _video_stream(container, shown)
+        stream = video_stream(container, shown)
         whole, cut, end = 0, False, Fraction(0)
         times: list[Fraction | None] = []
         try:
             for packet in container.demux():
-                end = max(end, _seconds(packet) or end)
+                end = max(end, seconds_of(packet) or end)
                 if packet.stream.index != stream.index or not packet.size:
                     continue
                 cut = cut or packet.is_corrupt
                 whole += not packet.is_corrupt
                 if not packet.is_discard:
-                    times.append(_seconds(packet))
+                    times.append(seconds_of(packet))
         except FFmpegError as error:
             raise InputError(f"{shown}: the file breaks off after {whole} frames ({error.strerror})") from error
         _refuse_cut_off(container, max(stream.frames, whole + cut), whole, end, shown)
@@ -150,7 +151,8 @@ def _survey(path: Path, shown: str) -> tuple[_Survey, bool]:
     return _Survey(known if complete else [None] * len(times), fps.limit_denominator(90000)), still
 
 
-def _seconds(timed: Packet | VideoFrame) -> Fraction | None:
+def seconds_of(timed: Packet | VideoFrame) -> Fraction | None:
+    """The presentation time, None where there is none."""
     return None if timed.pts is None or timed.time_base is None else timed.pts * timed.time_base
 
 
@@ -172,14 +174,15 @@ def _decode(
 ) -> Iterator[Frame]:
     """Yield the chosen frames, upright, (H, W, 3) uint8 RGB, scaled to `size` if they have another."""
     sampler = _Sampler(survey, fps)
+    converter = VideoReformatter()  # a frame's own one would start threads for every frame
     index = -1
     with _open(path, shown) as container:
-        stream = _video_stream(container, shown)
+        stream = video_stream(container, shown)
         stream.thread_type = "AUTO"
         try:
             for index, frame in enumerate(container.decode(stream)):
-                if sampler.keeps(index, _seconds(frame)):
-                    yield _to_rgb(frame, size)
+                if sampler.keeps(index, seconds_of(frame)):
+                    yield to_rgb(frame, size, converter)
         except FFmpegError as error:
             if index < 0:
                 raise _unreadable(shown, error) from error
@@ -188,12 +191,13 @@ def _decode(
             ) from error
 
 
-def _to_rgb(frame: VideoFrame, size: tuple[int, int] | None) -> Frame:
+def to_rgb(frame: VideoFrame, size: tuple[int, int] | None, converter: VideoReformatter) -> Frame:
+    """(H, W, 3) uint8 RGB, upright, scaled to `size` (H, W) if that is given; one converter serves a whole video."""
     turn = _display_matrix(frame)
     height, width = frame.height, frame.width
     if size is not None:
         height, width = size[::-1] if abs(turn[0]) < abs(turn[1]) else size
-    return _upright(frame.to_ndarray(format="rgb24", width=width, height=height), turn)
+    return _upright(converter.reformat(frame, width, height, "rgb24").to_ndarray(), turn)
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,37 +115,54 @@ def segment_media(
                 bar.update()
     except BaseException as caught:  # also Ctrl-C: what is done is completed first
         error = caught
+    return conclude(folder, error, lambda complete: _describe_run(media, facts or {}, clocks, folder, complete))
+
+
+def conclude(folder: ResultFolder, error: BaseException | None, describe: Callable[[bool], dict[str, Any]]) -> Path:
+    """Complete the files of a run and write its record; the record of a run that failed if it got as far as a result.
+
+    Args:
+        folder: with all frames added.
+        error: what ended the run early; it is raised at the end.
+        describe: returns the record, given whether the run is complete.
+
+    Returns:
+        the path of the record.
+
+    Raises:
+        `error`, or what completing the files raised.
+    """
     try:
         folder.finish()
     except Exception as caught:
         error = error or caught
-    record = _describe_run(media, facts or {}, clocks, folder, error is None)
-    if error is not None:
-        _keep_record(folder, record)
-        raise error
-    return folder.write_record(record)
-
-
-def _keep_record(folder: ResultFolder, record: dict[str, Any]) -> None:
-    """Write the record of a run that failed, if it got as far as a result."""
+    record = describe(error is None)
+    if error is None:
+        return folder.write_record(record)
     if folder.written_names:
         with contextlib.suppress(OSError):  # the first error is the one to report
             folder.write_record(record)
+    raise error
+
+
+def describe_input(media: Media) -> dict[str, Any]:
+    """What a record says about the source."""
+    height, width = media.frame_size
+    return {
+        "path": media.path,
+        "kind": media.kind,
+        "height": height,
+        "width": width,
+        "fps": None if media.fps is None else float(media.fps),
+    }
 
 
 def _describe_run(
     media: Media, facts: Mapping[str, Any], clocks: _Clocks, folder: ResultFolder, complete: bool
 ) -> dict[str, Any]:
-    height, width = media.frame_size
     total = time.perf_counter() - clocks.start
     return {
-        "input": {
-            "path": media.path,
-            "kind": media.kind,
-            "height": height,
-            "width": width,
-            "fps": None if media.fps is None else float(media.fps),
-        },
+        "input": describe_input(media),
         "complete": complete,
         **facts,
         "times": {

@@ -26,8 +26,12 @@ from util.paths import atomic_path, atomic_write, atomic_write_json
 
 COMBINED = "all_prompts"
 RECORD = "result.json"
+FRAMES = "frames.jsonl"  # of a live run
 _BT601, _LIMITED_RANGE = 6, 1  # what cv2's conversion to YUV produces, as H.264 numbers it (SMPTE 170M)
 _JPEG_QUALITY = 92
+_WHOLE = {"movflags": "+faststart"}
+_GROWING = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
+_TICK = Fraction(1, 90000)  # seconds
 
 
 class VideoFile:
@@ -35,22 +39,36 @@ class VideoFile:
 
     Args:
         path: the file.
-        fps: frames per second.
+        fps: frames per second; in a growing file only what the frame rate is about.
+        growing: make a file that can be played while it is written, and after its writer was killed: it has its name
+            from the first frame on, consists of fragments of at most a second, and every frame has its own time.
     """
 
-    def __init__(self, path: Path, fps: Fraction) -> None:
+    def __init__(self, path: Path, fps: Fraction, *, growing: bool = False) -> None:
         self.path = path
         self.fps = fps
+        self.growing = growing
         self._cleanup = contextlib.ExitStack()
         self._output: tuple[OutputContainer, VideoStream] | None = None
 
-    def add(self, frame: np.ndarray) -> None:
-        """Append a frame, (H, W, 3) uint8 RGB. Raises OSError if it cannot be written; the file is then given up."""
+    def add(self, frame: np.ndarray, seconds: float | None = None) -> None:
+        """Append a frame.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            seconds: when it is shown, from the beginning; rising. For growing files only.
+
+        Raises:
+            OSError: it cannot be written; the file is then given up (a growing one keeps what it has).
+        """
+        assert self.growing == (seconds is not None)
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         pixels = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
         picture = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
         picture.colorspace, picture.color_range = _BT601, _LIMITED_RANGE
+        if seconds is not None:
+            picture.pts, picture.time_base = round(seconds / _TICK), _TICK
         with self._giving_up():
             if self._output is None:
                 self._output = self._open(even.shape[0], even.shape[1])
@@ -68,12 +86,18 @@ class VideoFile:
             self._cleanup.close()
 
     def _open(self, height: int, width: int) -> tuple[OutputContainer, VideoStream]:
-        temporary = self._cleanup.enter_context(atomic_path(self.path))
-        container = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
-        stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20"})
+        if self.growing:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            target, muxer, tuning = self.path, _GROWING, {"tune": "zerolatency"}
+        else:
+            target, muxer, tuning = self._cleanup.enter_context(atomic_path(self.path)), _WHOLE, {}
+        container = av.open(str(target), "w", format="mp4", options=muxer)
+        stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20", **tuning})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = _BT601, _LIMITED_RANGE
+        if self.growing:
+            stream.codec_context.time_base = _TICK
         return container, stream
 
     @contextlib.contextmanager
@@ -213,7 +237,7 @@ class ResultFolder:
             OSError: an earlier frame could not be written.
         """
         if not self._writers:
-            _remove_earlier_results(self.root, self.folders)
+            remove_earlier_results(self.root, self.folders)
             self._writers = [WriteBehind(track.write, track.finish, self._depth) for track in self._tracks]
         for index, writer in enumerate(self._writers):
             own = masks[index : index + 1] if index < len(self.prompts) else masks
@@ -264,17 +288,26 @@ class ResultFolder:
         }
 
 
-def _remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
+def remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
     """Delete the files of these prompts, and of all prompts together, that an earlier run's record lists."""
     try:
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        names = [name for name in record["frames"] if Path(name).name == name]
-        earlier = [prompt["folder"] for prompt in record["prompts"] if prompt["folder"] in folders]
+        stems = [f"{index:05d}" for index in _live_indices(root)] if "frames_file" in record else record["frames"]
+        names = [name for name in stems if Path(name).name == name]
+        earlier = [prompt["folder"] for prompt in record["prompts"] if prompt["folder"] in folders and prompt["masks"]]
     except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
         return
-    files = [root / RECORD, root / f"{COMBINED}.mp4", root / f"{COMBINED}.jpg"]
+    files = [root / RECORD, root / FRAMES, root / f"{COMBINED}.mp4", root / f"{COMBINED}.jpg"]
     for folder in earlier:
         files += [root / f"{folder}.mp4", *(root / folder / "masks" / f"{name}.png" for name in names)]
         files += [root / folder / "overlays" / f"{name}.jpg" for name in names]
     for file in files:
         file.unlink(missing_ok=True)
+
+
+def _live_indices(root: Path) -> Iterator[int]:
+    """Numbers of the frames that an earlier live run wrote; its last line may be unfinished."""
+    with (root / FRAMES).open(encoding="utf-8") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                yield int(json.loads(line)["index"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ class Forked:
     def __init__(self, function: Callable[[], object], environment: dict[str, str] | None = None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        gc.collect()  # what ends threads when it is freed (FFmpeg's converters) must not be freed in the fork
         self.pid = os.fork()
         if self.pid == 0:
             status = 1

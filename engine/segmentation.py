@@ -1,0 +1,332 @@
+"""The whole of it for Python programs: load a network, segment a video by sentences, look at the masks or save them.
+
+>>> from engine.segmentation import load, segment
+>>> model = load("pretrained/nano")
+>>> result = segment(model, "video.mp4", ["the red disc", "the blue square"])
+>>> result.masks.shape  # frames, sentences, height, width
+(6, 2, 48, 64)
+
+Axes: T frames, E sentences, H rows and W columns of a source frame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+import zlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.schema import ModelConfig
+from datasets.media import Frame, LiveSource, Media, open_source
+from engine.demo import check_output_dir, conclude, describe_input
+from engine.infer import open_session, stream
+from engine.results import ResultFolder
+from models.build import load_model
+from models.checkpoint import read_checkpoint
+from models.samwise import SAMWISE
+from util.background import prefetch
+from util.drawing import draw_overlay, palette
+from util.errors import InputError
+from util.paths import is_url
+
+_WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+_ARRAY_FPS = Fraction(10)
+_BYTES_IN_MEMORY = 64 << 20  # of compressed masks; more go to a temporary file
+
+Video = str | Path | Media | LiveSource | np.ndarray | Iterable[Frame]
+
+
+def load(
+    source: str | Path | SAMWISE, *, device: torch.device | str | None = None, config: ModelConfig | None = None
+) -> SAMWISE:
+    """A network that is ready to segment.
+
+    Args:
+        source: a folder that `save_pretrained` wrote, the id of such a model on the hub, a checkpoint (file or URL),
+            or a network.
+        device: where it goes; None for the GPU if there is one.
+        config: the architecture, for a checkpoint of the published kind; all others know their own.
+
+    Raises:
+        InputError: no such model, or files that are damaged or do not fit.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(source, SAMWISE):
+        model = source
+    elif is_url(source) or Path(source).suffix in _WEIGHT_SUFFIXES:
+        config = config or read_checkpoint(source).config
+        if config is None:
+            raise InputError(f"{source} does not hold its whole architecture: give it as `config`")
+        model = load_model(config, resume=str(source))[0]
+    else:
+        model = SAMWISE.from_pretrained(source)
+    return model.to(device).eval()
+
+
+def segment(
+    model: SAMWISE,
+    video: Video,
+    sentences: str | Sequence[str],
+    *,
+    window: int = 8,
+    threshold: float = 0.5,
+    precision: str = "fp32",
+    fps: float | None = None,
+) -> Segmentation:
+    """Segment what sentences describe. Returns at once: frames are decoded and segmented when they are asked for.
+
+    Args:
+        model: from `load`.
+        video: path or URL of an image, a video or a folder of frames; a live source (`camera:0`, an rtsp address, `-`);
+            or frames as (H, W, 3) uint8 RGB arrays: a single one, an array (T, H, W, 3), a list, or any iterator.
+        sentences: E sentences.
+        window: frames that are processed together; part of the function.
+        threshold: probability above which a pixel belongs to the object.
+        precision: `fp32`, `tf32` or `bf16`.
+        fps: frames per second to use of a video; what other frames stand for when they are saved (default 10).
+
+    Raises:
+        InputError: a video that cannot be opened, or sentences that cannot be used.
+    """
+    texts = [sentences] if isinstance(sentences, str) else list(sentences)
+    texts = [" ".join(text.split()) if isinstance(text, str) else text for text in texts]
+    open_session(model, texts, window=window, precision=precision)  # refuses what it cannot use before work begins
+    return Segmentation(model, _open(video, fps, window), texts, window, threshold, precision)
+
+
+@dataclass(frozen=True)
+class SegmentedFrame:
+    """One frame with its masks.
+
+    Attributes:
+        index: number of the frame, from 0.
+        name: what its files are called.
+        frame: (H, W, 3) uint8 RGB.
+        masks: (E, H, W) bool.
+        object_scores: E object-score logits, above 0 where the object is thought to be visible.
+        sentences: E sentences.
+    """
+
+    index: int
+    name: str
+    frame: Frame
+    masks: np.ndarray
+    object_scores: tuple[float, ...]
+    sentences: Sequence[str]
+
+    def overlay(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: the frame with its masks in colour, and a legend."""
+        return draw_overlay(self.frame, list(self.masks), palette(len(self.masks)), self.sentences)
+
+
+class Segmentation:
+    """The result for one video, computed as far as it was asked for. Made by `segment`.
+
+    Iterating gives one `SegmentedFrame` after the other. The network sees every frame once: masks are kept, compressed,
+    in memory and beyond 64 MiB in a temporary file, and a second look at a frame only decodes it again. Frames of an
+    iterator or of a live source cannot be decoded again; their masks can be asked for as often as wanted. For one
+    thread at a time; `close`, or the end of a `with` block, frees everything.
+
+    Attributes:
+        sentences: E sentences.
+        media: where the frames come from: `frame_size` (H, W), `fps`, `length` (None if unknown).
+    """
+
+    def __init__(
+        self, model: SAMWISE, media: Media, sentences: Sequence[str], window: int, threshold: float, precision: str
+    ) -> None:
+        self.sentences = tuple(sentences)
+        self.media = media
+        self._model = model
+        self._window = window
+        self._threshold = threshold
+        self._precision = precision
+        self._kept = _MaskStore(len(sentences), media.frame_size)
+        self._computing = self._compute()
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[SegmentedFrame]:
+        """Yield the frames from the first one on.
+
+        Raises:
+            InputError: a frame cannot be decoded; those before it were yielded.
+        """
+        again: Iterator[Frame] | None = None
+        for index in itertools.count():
+            if index == len(self._kept):
+                computed = self._advance()
+                if computed is None:
+                    return
+                yield computed
+                if again is not None:
+                    next(again, None)
+                continue
+            if again is None:
+                again = itertools.islice(iter(self.media), index, None)
+            yield self._frame(index, next(again), *self._kept[index])
+
+    @property
+    def masks(self) -> np.ndarray:
+        """(T, E, H, W) bool: the masks of all frames; T x E x H x W bytes."""
+        while self._advance() is not None:
+            pass
+        height, width = self.media.frame_size
+        empty = np.zeros((0, len(self.sentences), height, width), bool)
+        return np.stack([self._kept[index][0] for index in range(len(self._kept))]) if len(self._kept) else empty
+
+    def overlay(self) -> Iterator[np.ndarray]:
+        """Yield, for every frame, (H, W, 3) uint8 RGB: the frame with its masks in colour, and a legend."""
+        return (segmented.overlay() for segmented in self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write what `inference_demo.py` writes: masks, overlays and videos per sentence, all_prompts.mp4, result.json.
+
+        Returns:
+            the path of result.json.
+
+        Raises:
+            InputError: a frame cannot be decoded (what comes before it is written), or the folder cannot be written to.
+            OSError: a file that cannot be written.
+        """
+        results = ResultFolder(check_output_dir(folder), self.sentences, self.media.fps, depth=self._window)
+        error: BaseException | None = None
+        try:
+            for segmented in self:
+                results.add(segmented.name, segmented.frame, segmented.masks, segmented.object_scores)
+        except BaseException as caught:  # also Ctrl-C: what is done is completed first
+            error = caught
+        return conclude(results, error, lambda complete: {"input": describe_input(self.media), "complete": complete})
+
+    def close(self) -> None:
+        """Stop decoding and forget the masks."""
+        self._computing.close()
+        self._kept.close()
+
+    def __enter__(self) -> Segmentation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _frame(self, index: int, frame: Frame, masks: np.ndarray, scores: tuple[float, ...]) -> SegmentedFrame:
+        return SegmentedFrame(index, self.media.frame_name(index), frame, masks, scores, self.sentences)
+
+    def _advance(self) -> SegmentedFrame | None:
+        """Compute the next frame; None after the last. An error is raised again at every further call."""
+        if self._error is not None:
+            raise self._error
+        try:
+            return next(self._computing, None)
+        except BaseException as error:
+            interrupted = InputError(f"stopped after {len(self._kept)} frames: call segment again")
+            self._error = error if isinstance(error, Exception) else interrupted
+            raise
+
+    def _compute(self) -> Generator[SegmentedFrame]:
+        waiting: deque[Frame] = deque()
+
+        def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
+            for frame in frames:
+                waiting.append(frame)
+                yield frame
+
+        with contextlib.closing(prefetch(self.media, self._window)) as decoded:
+            source = remembered(decoded)
+            results = stream(self._model, self.sentences, source, window=self._window, precision=self._precision)
+            for result in results:
+                masks, scores = result.masks(self._threshold), tuple(result.object_scores.tolist())
+                self._kept.append(masks, scores)
+                yield self._frame(result.index, waiting.popleft(), masks, scores)
+
+
+class _MaskStore:
+    """Masks and scores by frame number; few bytes per frame in memory."""
+
+    def __init__(self, sentences: int, frame_size: tuple[int, int]) -> None:
+        self._shape = (sentences, *frame_size)
+        self._file = tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY)  # noqa: SIM115 (closed by `close`)
+        self._ends = array("q", [0])
+        self._scores = array("f")
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def append(self, masks: np.ndarray, scores: Sequence[float]) -> None:
+        """Keep the masks (E, H, W) bool and E scores of the next frame."""
+        data = zlib.compress(np.packbits(masks).tobytes(), 1)
+        self._file.seek(self._ends[-1])
+        self._file.write(data)
+        self._ends.append(self._ends[-1] + len(data))
+        self._scores.extend(scores)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[float, ...]]:
+        self._file.seek(self._ends[index])
+        bits = np.frombuffer(zlib.decompress(self._file.read(self._ends[index + 1] - self._ends[index])), np.uint8)
+        masks = np.unpackbits(bits, count=int(np.prod(self._shape))).astype(bool).reshape(self._shape)
+        sentences = self._shape[0]
+        return masks, tuple(self._scores[index * sentences : (index + 1) * sentences])
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._file.close()
+
+
+def _open(video: Video, fps: float | None, window: int) -> Media:
+    """Anything that `segment` takes, as `Media`; what can be read only once says so the second time."""
+    if isinstance(video, (str, Path)):
+        video = open_source(str(video), fps)
+    if isinstance(video, Media):
+        return video
+    rate = _ARRAY_FPS if fps is None else Fraction(fps).limit_denominator(1_000_000)
+    if isinstance(video, LiveSource):
+        source = video
+        return Media(video.path, "video", video.frame_size, rate, None, None, _once(_read_live(source, window)))
+    if isinstance(video, np.ndarray) and video.ndim == 3:
+        return Media("array", "image", video.shape[:2], None, 1, None, lambda: iter((video,)))
+    if isinstance(video, (np.ndarray, Sequence)):
+        if not len(video):
+            raise InputError("expected at least one frame, found none")
+        sequence = video
+        return Media("array", "video", _size_of(video[0]), rate, len(video), None, lambda: iter(sequence))
+    frames = iter(video)
+    first = next(frames, None)
+    if first is None:
+        raise InputError("expected at least one frame, found none")
+    return Media("iterator", "video", _size_of(first), rate, None, None, _once(itertools.chain((first,), frames)))
+
+
+def _size_of(frame: Any) -> tuple[int, int]:
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+        found = f"shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
+    return frame.shape[0], frame.shape[1]
+
+
+def _read_live(source: LiveSource, window: int) -> Iterator[Frame]:
+    with source.read(window, drop=False) as reader:
+        for frame in reader:
+            yield frame.pixels
+
+
+def _once(frames: Iterator[Frame]) -> Callable[[], Iterator[Frame]]:
+    waiting = [frames]
+
+    def take() -> Iterator[Frame]:
+        if not waiting:
+            raise InputError(
+                "these frames could be read only once: take them in the first iteration, or ask for the masks"
+            )
+        return waiting.pop()
+
+    return take
