@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.sam2.layers import Linear, linear
+from models.sam2.layers import Linear, attend, linear
 from models.sam2.position_encoding import sine_1d
 
 HEADS = 8
@@ -58,7 +58,7 @@ class PackedAttention(nn.Module):
         q, k, v = (rearrange(x, "b n (heads d) -> b heads n d", heads=HEADS) for x in (q, k, v))
         mask = None if keep is None else keep[:, None, None, :]
         dropout = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        attended = attend(q, k, v, mask, dropout)
         return self.out_proj(rearrange(attended, "b heads n d -> b n (heads d)"))
 
 

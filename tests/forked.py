@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 
 PATIENCE = 120.0  # seconds after which a test gives up
 
@@ -29,6 +31,7 @@ class Forked:
             try:
                 os.environ.update(environment or {})
                 torch.set_num_threads(1)  # OpenMP's threads are gone in a fork
+                tqdm.set_lock(threading.RLock())  # the usual one is shared, and a killed process would keep it locked
                 function()
                 status = 0
             except SystemExit as end:

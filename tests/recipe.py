@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from configs.loading import load_model_config
+from models.build import build_model
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.samwise import SAMWISE
 
 DATA = Path(__file__).resolve().parent / "data"
 _SENTENCE_ENCODER = "text_encoder.model.encoder."
@@ -56,6 +63,41 @@ def recipe_state(keys: str, salt: int, score_bias: float | None = None) -> dict[
     return state
 
 
+def recipe_model(keys: str, salt: int, score_bias: float | None, **values: Any) -> SAMWISE:
+    """The tiny network that `values` describe, strictly loaded from a published state made by the recipe."""
+    state = recipe_state(keys, salt, score_bias)
+    model = build_model(load_model_config("tiny", **values))
+    report = load_checkpoint(model, Checkpoint(Path("recipe.pth"), "samwise", state))
+    assert not report.fresh
+    assert not report.from_base
+    return model
+
+
+def write_tokenizer(folder: Path, sentences: Mapping[str, Sequence[int]]) -> None:
+    """RoBERTa's `vocab.json` and `merges.txt`, cut down to the words of `sentences`, each of which is one token.
+
+    Args:
+        folder: is made.
+        sentences: sentence -> its recorded ids, those of `<s>` and `</s>` included.
+    """
+    vocabulary = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    for sentence, ids in sentences.items():
+        words = sentence.replace(" ", " \u0120").split(" ")
+        vocabulary.update(zip(words, ids[1:-1], strict=True))
+    # Words that follow a blank are joined from left to right before any other; a first word has its own merges.
+    words = sorted((word for word in vocabulary if word not in ("<s>", "<pad>", "</s>", "<unk>")), reverse=True)
+    merges = dict.fromkeys((word[:end], word[end]) for word in words for end in range(1, len(word)))
+    unused = iter(range(50000, 51000))
+    for piece in (piece for first, second in merges for piece in (first, second, first + second)):
+        if piece not in vocabulary:
+            vocabulary[piece] = next(unused)
+    folder.mkdir(parents=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text(
+        "".join(f"{first} {second}\n" for first, second in [("#version:", "0.2"), *merges])
+    )
+
+
 def recipe_frames(count: int, height: int = 576, width: int = 1024) -> np.ndarray:
     """(count, height, width, 3) uint8: a disc, a square and a bar that move over a textured ground."""
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
@@ -71,6 +113,19 @@ def recipe_frames(count: int, height: int = 576, width: int = 1024) -> np.ndarra
         frame[bar] = (230, 210, 70)
         frames.append(np.clip(np.rint(frame), 0, 255).astype(np.uint8))
     return np.stack(frames)
+
+
+def assert_close(found: Tensor, expected: np.ndarray, tolerance: float = 5e-5) -> None:
+    """Assert that values differ by at most `tolerance` of the expected values' range."""
+    found_array = found.detach().float().numpy()
+    assert found_array.shape == expected.shape
+    span = float(expected.max() - expected.min()) or 1.0
+    assert np.abs(found_array - expected).max() <= tolerance * span
+
+
+def unpack(bits: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Recorded masks (T, H, W) bool; where more of them were recorded, the first T."""
+    return np.unpackbits(bits)[: int(np.prod(shape))].reshape(shape).astype(bool)
 
 
 def disc(t: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

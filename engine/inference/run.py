@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,24 @@ ALONE = Processes()
 _BATCH_NOTE, _ENVIRONMENT_NOTE = "expressions_per_batch", "environment"
 _CHECK_THREADS = 8
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+
+
+def check_folders(benchmark: Benchmark) -> None:
+    """Make the folders that results go to and try whether files can be made in them, before anything takes long.
+
+    Raises:
+        InputError: they cannot.
+    """
+    masks = benchmark.masks if benchmark.masks.is_dir() else benchmark.masks.parent
+    for folder in dict.fromkeys((benchmark.folder, masks)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"{folder} cannot be written to ({error.strerror}): choose another --output_dir"
+            ) from error
 
 
 def run_benchmark(
@@ -232,10 +251,9 @@ def _pending(manifest: Manifest, benchmark: Benchmark, videos: Sequence[Video]) 
 
 def _remove_leftovers(benchmark: Benchmark) -> None:
     """Remove temporary files that a killed run left beside its results; not while other shards may be writing."""
-    remove_temporary_files(benchmark.folder)
-    for folder in benchmark.mask_folders():
+    records = _manifest(benchmark).folder
+    for folder in (benchmark.folder, *benchmark.mask_folders(), records, records / "videos"):
         remove_temporary_files(folder)
-    remove_temporary_files(benchmark.folder / "manifest" / benchmark.tree)
 
 
 @contextlib.contextmanager

@@ -104,7 +104,9 @@ def _dead_worker() -> InputError:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    for number in ("SIGINT", "SIGUSR1"):  # Ctrl-C, and a scheduler's warning, are the main process's to handle
+        if hasattr(signal, number):
+            signal.signal(getattr(signal, number), signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
 

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
+MOST_WEIGHTS = 1 << 25  # of an attention that a CPU keeps in training, see `attend`
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
@@ -49,6 +51,33 @@ def _can_fuse(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention.
+
+    No CPU kernel drops weights without keeping whole matrices of them for the backward pass, gigabytes at full size.
+    There, large ones are computed in parts, and again in the backward pass.
+
+    Args:
+        query: (B, heads, N, d).
+        key, value: (B, heads, M, d).
+        keep: bool, broadcasts to (B, heads, N, M), the same for all N; False for keys not to read.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (B, heads, N, d).
+    """
+    weights_per_row = query.shape[:-2].numel() * key.shape[-2]
+    large = weights_per_row * query.shape[-2] > MOST_WEIGHTS
+    if not (large and dropout and query.device.type == "cpu" and torch.is_grad_enabled()):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
+    rows = query.split(max(MOST_WEIGHTS // weights_per_row, 1), dim=-2)
+    parts = [
+        checkpoint(F.scaled_dot_product_attention, part, key, value, keep, dropout, use_reentrant=False)
+        for part in rows
+    ]
+    return torch.cat(parts, dim=-2)
 
 
 class Linear(nn.Linear):
@@ -117,5 +146,5 @@ class Attention(nn.Module):
             for x in (self.q_proj(query), self.k_proj(key), self.v_proj(value))
         )
         mask = None if keep is None else keep[:, None, None, :]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        attended = attend(q, k, v, mask)
         return self.out_proj(rearrange(attended, "b heads n d -> b n (heads d)"))

@@ -6,10 +6,9 @@ Axes: B batch, N = H * W tokens of the map, M memory tokens, P pointer tokens, C
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.sam2.layers import Linear
+from models.sam2.layers import Linear, attend
 from models.sam2.position_encoding import rotary_table, rotate, sine_2d
 
 
@@ -52,7 +51,7 @@ class RotaryAttention(nn.Module):
         k = torch.cat([rotate(k[:, :placed], *table), k[:, placed:]], dim=1) if unrotated else rotate(k, *table)
         v = value if self.narrow_values else self.v_proj(value)
         dropout = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], dropout_p=dropout)[:, 0]
+        attended = attend(q[:, None], k[:, None], v[:, None], dropout=dropout)[:, 0]
         return self.out_proj(self.v_proj(attended) if self.narrow_values else attended)
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from datasets.video_index import VideoDataset
 from engine.inference.benchmarks import ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import run_benchmark
+from engine.inference.sharding import mask_count
 from models.samwise import SAMWISE
 from tests import miniature
 from tests.conftest import build_micro
@@ -26,6 +29,7 @@ from util.distributed import joined_processes
 from util.errors import InputError, run_script
 
 QUICK = InferenceOptions(num_workers=0, expressions_per_batch=16)
+SHORT = {"one": (1, (24, 32)), "five": (5, (30, 20)), "two": (2, (24, 40)), "four": (4, (26, 26))}
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +49,25 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> VideoDataset:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(dataset: VideoDataset, micro_model: SAMWISE, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The zip of a run that nothing disturbed."""
+def short_videos(tmp_path_factory: pytest.TempPathFactory) -> VideoDataset:
+    root = tmp_path_factory.mktemp("mevis")
+    miniature.write_mevis(root, "valid", SHORT)
+    return open_mevis(root, "valid")
+
+
+def finished_zip(dataset: VideoDataset, model: SAMWISE, folder: Path) -> bytes:
+    """Segment `dataset` on one thread; the zip."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    run_benchmark(micro_model, ExpressionBenchmark(dataset, folder), QUICK)
+    run_benchmark(model, ExpressionBenchmark(dataset, folder), QUICK)
     torch.set_num_threads(threads)
     return (folder / "Annotations.zip").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset: VideoDataset, micro_model: SAMWISE, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The zip of a run that nothing disturbed."""
+    return finished_zip(dataset, micro_model, tmp_path_factory.mktemp("uninterrupted"))
 
 
 def written(folder: Path) -> dict[Path, int]:
@@ -65,28 +80,47 @@ def recorded_videos(folder: Path) -> list[str]:
 
 
 def finish(model: SAMWISE, benchmark: ExpressionBenchmark, expected: bytes) -> None:
-    """Run again to the end: the same zip, and no mask of a finished video is written again."""
+    """Run again to the end: the same zip, and no mask of a finished video is computed or written again."""
     finished = recorded_videos(benchmark.folder)
     before = {file: time for name in finished for file, time in written(benchmark.masks / name).items()}
     run_benchmark(model, benchmark, QUICK)
     assert (benchmark.folder / "Annotations.zip").read_bytes() == expected
+    computed = json.loads((benchmark.folder / "run.json").read_text())["attempts"][-1]["masks"]
+    assert computed == sum(mask_count(video) for video in benchmark.dataset.videos if video.name not in finished)
     after = written(benchmark.masks)
     assert all(after[file] == time for file, time in before.items())
     assert not list(benchmark.folder.rglob(".*.tmp*"))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.fixture(scope="module")
+def short_zip(short_videos: VideoDataset, micro_model: SAMWISE, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """As `uninterrupted`, of the short videos."""
+    return finished_zip(short_videos, micro_model, tmp_path_factory.mktemp("short"))
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_kill_nine_at_any_moment(
-    seed: int, dataset: VideoDataset, micro_model: SAMWISE, tmp_path: Path, uninterrupted: bytes
+    seed: int, short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path, short_zip: bytes
 ) -> None:
-    benchmark = ExpressionBenchmark(dataset, tmp_path)
-    moments = sorted(random.Random(seed).sample(range(175), 2))
-    for masks in moments:
+    benchmark = ExpressionBenchmark(short_videos, tmp_path)
+    moment = random.Random(seed)
+    for masks in sorted(moment.sample(range(sum(map(mask_count, short_videos.videos))), 2)):
         child = Forked(lambda: run_benchmark(micro_model, benchmark, QUICK))
         child.wait_until(lambda masks=masks: len(written(benchmark.masks)) >= masks)  # type: ignore[misc]
+        time.sleep(moment.uniform(0, 0.02))
         child.send(signal.SIGKILL)
         assert child.wait() in (-signal.SIGKILL, 0)
-    finish(micro_model, benchmark, uninterrupted)
+    finish(micro_model, benchmark, short_zip)
+
+
+def test_what_a_killed_run_was_writing_is_removed(
+    short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path, short_zip: bytes
+) -> None:
+    benchmark = ExpressionBenchmark(short_videos, tmp_path)
+    run_benchmark(micro_model, benchmark, QUICK)
+    for place in (".", "manifest/Annotations", "manifest/Annotations/videos", "Annotations/five/2"):
+        (tmp_path / place / f".{uuid.uuid4().hex}.tmp.png").touch()
+    finish(micro_model, benchmark, short_zip)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
