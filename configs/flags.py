@@ -89,7 +89,7 @@ class Flag:
 
 
 FLAGS = (
-    Flag("sam2_version", "model", "base", "which SAM 2; nano comes with the repository", choices=network_versions),
+    Flag("sam2_version", "model", "base", "which SAM 2; nano is small, for experiments", choices=network_versions),
     Flag("HSA", "model", False, "hierarchical selective attention in the adapters"),
     Flag("HSA_patch_size", "model", [8, 4, 2], "side of its patches in each adapter, in tokens", positive_int, True),
     Flag("use_cme_head", "model", False, "conditional memory encoder: notice when another object fits better"),

@@ -283,8 +283,13 @@ def test_the_optimizer_of_another_training(data: Path, folder: Path, uninterrupt
     both = folder / "both.pth"
     torch.save({**whole, "optimizer": stored["optimizer"], "lr_scheduler": stored["lr_scheduler"]}, both)
     main.main([*clips(data), "--resume", str(both), "--roberta", tokenizer, "--resume_optimizer"])
+    with pytest.raises(InputError, match="--start_epoch 2: epochs count from 0"):
+        main.main([*clips(data, "--overwrite"), "--resume", last, "--roberta", tokenizer, "--start_epoch", "2"])
     after = torch.load(folder / "output" / "X" / "checkpoints" / source.rsplit("/", 1)[1], weights_only=True)
     assert after["optimizer"]["state"][0]["step"] == 2 * STEPS
+    later = [*clips(data), "--resume", last, "--roberta", tokenizer, "--start_epoch", "1", "--output_dir", "later"]
+    main.main(later)
+    assert iterations(folder / "later" / "X") == list(range(STEPS // 2 + 1, STEPS + 1))
 
 
 def wrong_size(data: Path, folder: Path) -> list[str]:

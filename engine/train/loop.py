@@ -135,6 +135,10 @@ class Training:
         self._saved = (self.position.iteration, time.monotonic())
         logger.info("goes on after %d steps from %s", self.position.iteration, checkpoint.path)
 
+    def skip_epochs(self, epochs: int) -> None:
+        """Begin a new training at a later epoch (`--start_epoch`)."""
+        self.position = Position(epoch=epochs, iteration=epochs * self.steps_per_epoch)
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one pass over the data."""

@@ -107,6 +107,10 @@ def prepare(
     TrainOptions.from_flags(flags).share(processes.size)
     if flags["resume_optimizer"] and flags["resume"] in (None, AUTO):
         raise InputError("--resume_optimizer needs the checkpoint that holds the optimizer: give its file to --resume")
+    if flags["start_epoch"] >= flags["epochs"]:
+        raise InputError(
+            f"--start_epoch {flags['start_epoch']}: epochs count from 0, and --epochs is {flags['epochs']}"
+        )
     clips = open_training_set(
         flags["dataset_file"],
         **{name: flags.get(name, "") for name in ("ytvos_path", "mevis_path", "davis_path", "coco_path")},
@@ -184,7 +188,9 @@ def train(
         )
         if start.continued is not None:
             training.restore(start.continued)
-        elif flags["resume_optimizer"]:
+        else:
+            training.skip_epochs(flags["start_epoch"])
+        if flags["resume_optimizer"] and start.continued is None:
             training.optimization.load(load_file(flags["resume"]).state, flags["resume"])
         if processes.is_main:
             _announce(training, report)

@@ -1,0 +1,51 @@
+"""The benchmark of training compares ways that compute the same kind of step; no test looks at how long it takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.train.network import TrainingNetwork
+from tools import benchmark_training as benchmark
+from util.errors import InputError
+
+SMALL = ["--sam2_version", "nano", "--image_size", "64", "--frames", "2"]
+
+
+def test_step_and_memory_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tmp_path / "step.json"
+    benchmark.main(["step", *SMALL, "--batch", "2", "--repeats", "1", "--json", str(result)])
+    assert set(json.loads(result.read_text())["results"]["medians"]) == {"together", "one by one"}
+    assert "times faster" in capsys.readouterr().out
+    benchmark.main(["memory", *SMALL])
+    assert capsys.readouterr().out.count(" GB ") == 2
+
+
+def test_the_loop_gives_the_gradients_of_the_batch() -> None:
+    """With BatchNorm's statistics fixed and nothing dropped, both ways compute the same."""
+    options = benchmark.parse(["step", *SMALL, "--batch", "2"])
+    network = TrainingNetwork(benchmark.random_network(options))
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+        elif isinstance(module, nn.Dropout):
+            module.p = 0.0
+    batch = benchmark.random_batch(options, 2)
+    found = []
+    for way in (benchmark.together, benchmark.one_by_one):
+        network.zero_grad()
+        way(network, batch, "fp32")
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
+
+
+def test_bad_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        benchmark.main(["step", "--batch", "0"])
