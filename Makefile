@@ -30,7 +30,7 @@ demo: $(INSTALLED)
 		--sam2_version tiny --HSA --use_cme_head --untrained --output_dir output/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
