@@ -94,7 +94,7 @@ def _revision() -> str | None:
     """The git commit of the code, with "+" for uncommitted changes; None outside of a repository."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(_REPOSITORY), *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(_REPOSITORY), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
-MOST_WEIGHTS = 1 << 25  # of an attention that a CPU keeps in training, see `attend`
+MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
