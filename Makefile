@@ -8,10 +8,11 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test lint types clean
+.PHONY: help install demo web test lint types clean
 
 help:
 	@echo "make demo    set up, then segment a shipped clip by three sentences (output/demo)"
+	@echo "make web     set up, then serve a web page; WEB='--resume FILE ...' chooses the weights"
 	@echo "make test    set up, then run the tests"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
@@ -29,8 +30,12 @@ demo: $(INSTALLED)
 		--text_prompts "the red disc that moves to the right" "the blue square" "the yellow triangle that bounces" \
 		--sam2_version tiny --HSA --use_cme_head --untrained --output_dir output/demo
 
+web: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-web.txt
+	$(BIN)/python app.py $(WEB)
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

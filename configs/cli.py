@@ -16,6 +16,7 @@ from configs.flags import (
     Flag,
     natural_float,
     natural_int,
+    port_number,
     positive_float,
     positive_int,
     probability,
@@ -80,6 +81,7 @@ def _add(section: argparse._ArgumentGroup, flag: Flag) -> None:
 _METAVARS: dict[Callable[[str], Any], str] = {
     positive_int: "N",
     natural_int: "N",
+    port_number: "N",
     natural_float: "X",
     positive_float: "X",
     probability: "X",

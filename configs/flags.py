@@ -28,6 +28,7 @@ GROUPS = {
     "safety": "checkpoints",
     "benchmark": "benchmark run",
     "array": "parts of a run",
+    "web": "web page",
 }
 
 
@@ -48,6 +49,7 @@ def _number(kind: type[int] | type[float], accepts: Callable[[float], bool], exp
 
 positive_int = _number(int, lambda value: value >= 1, "a whole number of at least 1")
 natural_int = _number(int, lambda value: value >= 0, "a whole number of at least 0")
+port_number = _number(int, lambda value: 0 < value < 65536, "a port number, 1 to 65535")
 natural_float = _number(float, lambda value: value >= 0, "a number of at least 0")
 positive_float = _number(float, lambda value: value > 0, "a number above 0")
 probability = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
@@ -233,4 +235,7 @@ FLAGS = (
     Flag("merge", "array", False, "segment nothing: check, score and pack what the shards have made"),
     Flag("visualize", "benchmark", False, "also draw overlays and one contact sheet per video"),
     Flag("no_distributed", "benchmark", False, "run alone, whatever launcher has started this process"),
+    Flag("host", "web", "127.0.0.1", "where to listen; 0.0.0.0 lets other computers in"),
+    Flag("port", "web", 7860, "port to listen at", port_number),
+    Flag("max_frames", "web", 1000, "frames of a video at most", positive_int),
 )
