@@ -8,12 +8,13 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo web test lint types clean
+.PHONY: help install demo web test test-all lint types clean
 
 help:
 	@echo "make demo    set up, then segment a shipped clip by three sentences (output/demo)"
 	@echo "make web     set up, then serve a web page; WEB='--resume FILE ...' chooses the weights"
 	@echo "make test    set up, then run the tests"
+	@echo "make test-all  also those of the web page in a browser (Debian: apt-get install chromium)"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
 	@echo "make clean   remove the environment and the demo's output"
@@ -36,6 +37,10 @@ web: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-web.txt "playwright>=1.50"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
