@@ -67,7 +67,8 @@ def test_training_step(name: str, recompute: bool) -> None:
     assert gradients.keys() == case["gradients"].keys()
     for key, gradient in gradients.items():
         expected = case["gradients"][key]
-        assert gradient.norm().item() == pytest.approx(expected["norm"], rel=1e-4), key
+        # The order of summation depends on the number of threads: up to 5.4e-5 with two, 1.35e-4 with one.
+        assert gradient.norm().item() == pytest.approx(expected["norm"], rel=2e-4), key
         # Single values are sums over all pixels that nearly cancel: their rounding shows, the norm's does not.
         scale = float(gradient.abs().max())
         np.testing.assert_allclose(gradient.flatten()[:8], expected["first8"], atol=5e-3 * scale, err_msg=key)
