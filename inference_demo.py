@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from configs.cli import all_flags, network_from_args, parse_flags
 from datasets.media import open_source
-from engine.demo import check_output_dir, clean_prompts
+from engine.demo import clean_prompts
 from engine.inference.start import load_network, stored_config, stored_flags, weights_to_resume
 from engine.live import LiveOptions, segment_source
 from util.errors import run_script
 from util.logging import setup_logging
+from util.paths import writable_folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = clean_prompts(args.text_prompts)
     live = LiveOptions(args.drop, args.live, args.save_masks)
     source = open_source(args.input_path, args.fps, live=live != LiveOptions())
-    check_output_dir(args.output_dir)
+    writable_folder(args.output_dir)
     args.resume = weights_to_resume(all_flags(args))
     config = network_from_args(args, stored_flags(args.resume), stored_config(args.resume))
     model, facts = load_network(config, args.device, all_flags(args))

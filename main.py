@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from configs.cli import all_flags, network_from_args, parse_flags, refuse_other_sets
@@ -16,9 +17,8 @@ from util.logging import setup_logging
 GROUPS = ("train", "safety", "ytvos", "mevis", "davis", "split", "partial", "benchmark", "run", "weights", "model")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_flags("main.py", __doc__, GROUPS, argv)
-    refuse_other_sets(args, VIDEO_SETS, "main_pretrain.py")
+def run(args: argparse.Namespace) -> None:
+    """Train, or with --eval evaluate, as parsed flags say."""
     with joined_processes(not args.no_distributed) as processes:
         setup_logging(processes.log_level)
         if args.eval:
@@ -32,6 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         start = prepare(all_flags(args), config, processes, continued)
         model, report = load_to_train(config, start, processes)
         train(model, report, start, processes)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_flags("main.py", __doc__, GROUPS, argv)
+    refuse_other_sets(args, VIDEO_SETS, "main_pretrain.py")
+    run(args)
 
 
 if __name__ == "__main__":

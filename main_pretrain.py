@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.cli import all_flags, network_from_args, parse_flags, refuse_other_sets
+from configs.cli import parse_flags, refuse_other_sets
 from configs.flags import IMAGE_SETS
-from engine.inference.start import load_network, stored_config, stored_flags, weights_to_resume
-from engine.train.evaluate import evaluate_checkpoint
-from engine.train.start import checkpoint_to_continue, load_to_train, prepare, train
-from util.distributed import joined_processes
+from main import run
 from util.errors import run_script
-from util.logging import setup_logging
 
 GROUPS = ("train", "safety", "coco", "benchmark", "run", "weights", "model")
 DEFAULTS = {"dataset_file": "all", "num_frames": 1}
@@ -20,19 +16,7 @@ DEFAULTS = {"dataset_file": "all", "num_frames": 1}
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_flags("main_pretrain.py", __doc__, GROUPS, argv, DEFAULTS)
     refuse_other_sets(args, IMAGE_SETS, "main.py")
-    with joined_processes(not args.no_distributed) as processes:
-        setup_logging(processes.log_level)
-        if args.eval:
-            args.resume = weights_to_resume(all_flags(args))
-            config = network_from_args(args, stored_flags(args.resume), stored_config(args.resume))
-            model, facts = load_network(config, processes.device(args.device), all_flags(args))
-            evaluate_checkpoint(model, all_flags(args), processes, facts)
-            return
-        continued = checkpoint_to_continue(all_flags(args))
-        config = network_from_args(args, continued.state["args"] if continued else {}, training=True)
-        start = prepare(all_flags(args), config, processes, continued)
-        model, report = load_to_train(config, start, processes)
-        train(model, report, start, processes)
+    run(args)
 
 
 if __name__ == "__main__":

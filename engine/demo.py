@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from engine.runtime import float32_arithmetic
 from models.samwise import SAMWISE
 from util.background import prefetch
 from util.errors import InputError
+from util.paths import writable_folder
 from util.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -47,23 +47,6 @@ def clean_prompts(prompts: Sequence[str]) -> list[str]:
     if not cleaned:
         raise InputError("--text_prompts: expected at least one sentence")
     return cleaned
-
-
-def check_output_dir(path: str | Path) -> Path:
-    """Make the folder and try whether files can be made in it.
-
-    Raises:
-        InputError: they cannot.
-    """
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {path}: cannot be written to ({error.strerror}); choose another folder"
-        ) from error
 
 
 def segment_media(
@@ -95,7 +78,7 @@ def segment_media(
     """
     prompts = clean_prompts(prompts)
     open_session(model, prompts, window=window, precision=precision)  # refuses what it cannot use before work begins
-    folder = ResultFolder(check_output_dir(output_dir), prompts, media.fps, depth=window)
+    folder = ResultFolder(writable_folder(output_dir), prompts, media.fps, depth=window)
     clocks = _Clocks()
     error: BaseException | None = None
     decoded = prefetch(clocks.decode.over(media), depth=window)

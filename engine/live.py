@@ -21,7 +21,7 @@ from tqdm import tqdm
 from datasets.media import LiveSource, Media
 from datasets.media_live import LiveReader
 from datasets.media_stream import LiveFrame
-from engine.demo import check_output_dir, clean_prompts, segment_media
+from engine.demo import clean_prompts, segment_media
 from engine.infer import FrameResult, VideoSession, open_session
 from engine.results import COMBINED, FRAMES, RECORD, VideoFile, remove_earlier_results
 from models.samwise import SAMWISE
@@ -31,7 +31,7 @@ from util.errors import InputError
 from util.interrupts import sigterm_as_interrupt
 from util.masks import mask_area, save_mask
 from util.naming import safe_names
-from util.paths import atomic_write_json
+from util.paths import atomic_write_json, writable_folder
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def segment_live(
     """
     prompts = clean_prompts(prompts)
     session = open_session(model, prompts, window=window, precision=precision)
-    folder = LiveFolder(check_output_dir(output_dir), prompts, live.save_masks, depth=window)
+    folder = LiveFolder(writable_folder(output_dir), prompts, live.save_masks, depth=window)
     record = _facts_of(source, dict(facts or {}))
     error: BaseException | None = None
     with sigterm_as_interrupt(), source.read(window, live.drop) as reader:

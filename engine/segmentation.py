@@ -28,7 +28,7 @@ import torch
 
 from configs.schema import ModelConfig
 from datasets.media import Frame, LiveSource, Media, open_source
-from engine.demo import check_output_dir, conclude, describe_input
+from engine.demo import conclude, describe_input
 from engine.infer import open_session, stream
 from engine.results import ResultFolder
 from models.build import load_model
@@ -37,7 +37,7 @@ from models.samwise import SAMWISE
 from util.background import prefetch
 from util.drawing import draw_overlay, palette
 from util.errors import InputError
-from util.paths import is_url
+from util.paths import is_url, writable_folder
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _ARRAY_FPS = Fraction(10)
@@ -199,7 +199,7 @@ class Segmentation:
             InputError: a frame cannot be decoded (what comes before it is written), or the folder cannot be written to.
             OSError: a file that cannot be written.
         """
-        results = ResultFolder(check_output_dir(folder), self.sentences, self.media.fps, depth=self._window)
+        results = ResultFolder(writable_folder(folder), self.sentences, self.media.fps, depth=self._window)
         error: BaseException | None = None
         try:
             for segmented in self:

@@ -103,7 +103,7 @@ def _read_torch(file: Path, head: bytes) -> Checkpoint:
     if not head.startswith((b"PK", b"\x80")):
         raise InputError(f"{file} holds no weights: {_describe(head)}; expected a .pt, .pth or .safetensors file")
     try:
-        with _safe_namespace():
+        with safe_namespace():
             content = torch.load(str(file), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a damaged pickle raises anything
         if match := re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to load) (\S+)", str(error)):
@@ -121,7 +121,7 @@ def _read_torch(file: Path, head: bytes) -> Checkpoint:
     return Checkpoint(file, _kind_of(state, file), state, arguments if isinstance(arguments, dict) else None)
 
 
-def _safe_namespace() -> contextlib.AbstractContextManager[Any]:
+def safe_namespace() -> contextlib.AbstractContextManager[Any]:
     """A context in which torch.load accepts an `argparse.Namespace` (torch 2.4 can only allow it for good)."""
     if hasattr(torch.serialization, "safe_globals"):
         return torch.serialization.safe_globals([argparse.Namespace])

@@ -79,6 +79,22 @@ def own_logging() -> Iterator[None]:
     root.setLevel(level)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Convolutions round differently with another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Path:
+    """An empty folder to work in, on one thread."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def micro_model() -> SAMWISE:
     """One network for all tests that only read it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,10 @@ SHORT = {"main": ["--epochs", "1", "--num_frames", "4", "--device", "cpu"]}
 
 
 @pytest.fixture
-def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def computer(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the tables of the document, the files that they name, and weights."""
-    monkeypatch.chdir(tmp_path)
-    install_network(tmp_path, monkeypatch, ["final_model_mevis"])
-    own = tmp_path / "own"
+    install_network(workplace, monkeypatch, ["final_model_mevis"])
+    own = workplace / "own"
     for index, name in enumerate(("kitchen", "street", "yard")):
         clip = shapes(index)
         if name == "yard":
@@ -38,10 +36,7 @@ def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for suffix in ("csv", "json"):
         (text,) = blocks(DOCUMENT, suffix)
         (own / f"table.{suffix}").write_text(text, "utf-8")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return workplace
 
 
 def test_from_videos_to_scores(computer: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,21 +23,20 @@ NOT_IN_PRE_TRAINING = r"cmt_adapters\.\d+\.(hsa|norm_pre_HSA|spatial_pos)|condit
 
 
 @pytest.fixture
-def computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def computer(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data and weights under the documented names, and the micro network as `base`."""
-    monkeypatch.chdir(tmp_path)
-    install_network(tmp_path, monkeypatch, ("final_model_mevis", "final_model_ytvos"))
-    model, pretrain = build_micro(), tmp_path / "pretrain"
+    install_network(workplace, monkeypatch, ("final_model_mevis", "final_model_ytvos"))
+    model, pretrain = build_micro(), workplace / "pretrain"
     flags = {"sam2_version": "base", "adapter_dim": 32, "fusion_stages_txt": [1, 2, 3], "HSA": False}
     save_published(pretrain / "pretrained_model.pth", model, drop=NOT_IN_PRE_TRAINING, **flags)
     save_sam2(pretrain / "sam2_hiera_tiny.pt", model)
     save_roberta(pretrain / "roberta-base", model)
     for split in ("train", "valid", "valid_u"):
-        miniature.write_mevis(tmp_path / "data" / "MeViS_release", split)
-    miniature.write_ytvos(tmp_path / "data" / "ref-youtube-vos")
-    write_original_davis(tmp_path / "data" / "ref-davis")
-    write_original_coco(tmp_path / "data" / "coco")
-    return tmp_path
+        miniature.write_mevis(workplace / "data" / "MeViS_release", split)
+    miniature.write_ytvos(workplace / "data" / "ref-youtube-vos")
+    write_original_davis(workplace / "data" / "ref-davis")
+    write_original_coco(workplace / "data" / "coco")
+    return workplace
 
 
 def run(module: str, arguments: list[str]) -> None:
@@ -47,22 +46,17 @@ def run(module: str, arguments: list[str]) -> None:
 
 
 def test_from_data_to_zip(computer: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        preparation = [c for c in commands("docs/data.md") if c[0].startswith("tools.data.")]
-        for module, arguments in preparation:
-            run(module, arguments)
-        coco = computer / "data" / "coco"
-        miniature.write_refcoco(coco, [f"{name}/train" for name in ("refcoco", "refcoco+", "refcocog")])
-        for module, arguments in commands("docs/training-and-inference.md"):
-            run(module, arguments)
-        for name in ("refcoco", "refcoco+"):  # of these the originals are not there to be converted again
-            shutil.rmtree(coco / name)
-        for module, arguments in commands("docs/data.md"):
-            run(module, arguments)
-    finally:
-        torch.set_num_threads(threads)
+    preparation = [c for c in commands("docs/data.md") if c[0].startswith("tools.data.")]
+    for module, arguments in preparation:
+        run(module, arguments)
+    coco = computer / "data" / "coco"
+    miniature.write_refcoco(coco, [f"{name}/train" for name in ("refcoco", "refcoco+", "refcocog")])
+    for module, arguments in commands("docs/training-and-inference.md"):
+        run(module, arguments)
+    for name in ("refcoco", "refcoco+"):  # of these the originals are not there to be converted again
+        shutil.rmtree(coco / name)
+    for module, arguments in commands("docs/data.md"):
+        run(module, arguments)
     output = computer / "output"
     for name in ("mevis", "ytvos", "shards"):
         assert (output / name / "Annotations.zip").is_file()

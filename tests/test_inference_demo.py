@@ -64,7 +64,7 @@ BAD_INPUTS = {
         "other_size.pth does not fit --sam2_version tiny",
     ),
     "corrupt checkpoint": ({"--resume": "corrupt.pth"}, "corrupt.pth is damaged or truncated"),
-    "unwritable output": ({"--output_dir": "a_file/out"}, "--output_dir a_file/out: cannot be written to"),
+    "unwritable output": ({"--output_dir": "a_file/out"}, "a_file/out cannot be written to"),
     "unknown flag": ({"--promt": "x"}, "unknown argument --promt x"),
     "no weights": ({"--input_path": "whole.jpg", "--untrained": None}, "python tools/download_weights.py"),
 }

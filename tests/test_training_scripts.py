@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder; the scripts build the micro network, on one thread."""
+def folder(data: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder; the scripts build the micro network."""
     monkeypatch.setattr(loading, "CONFIG_DIR", data / "configs")
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return workplace
 
 
 def command(data: Path, *more: str) -> list[str]:

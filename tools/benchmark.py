@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -42,6 +41,7 @@ from models.sam2.layers import linear
 from models.sam2.memory_attention import RotaryAttention
 from models.samwise import SAMWISE
 from util.errors import InputError, run_script
+from util.memory import peak_memory
 from util.paths import atomic_write_json
 
 FRAME_SIZE = (540, 960)
@@ -183,13 +183,6 @@ def random_model(version: str, options: argparse.Namespace) -> SAMWISE:
     """A network with HSA and CME and random weights."""
     config = load_model_config(version, hsa=True, use_cme_head=True)
     return load_model(config, untrained=True, device=options.device)[0]
-
-
-def peak_memory(device: torch.device) -> float:
-    """Peak bytes so far: of the device's tensors on CUDA, of the process otherwise."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def benchmark_model(options: argparse.Namespace) -> dict[str, Any]:

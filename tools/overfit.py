@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("output/overfit"), help="folder, made anew")
-    parser.add_argument("--steps", type=int, default=250, help="steps of all four clips (default 250)")
+    parser.add_argument("--steps", type=int, default=160, help="steps of all four clips (default 160)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     setup_logging()

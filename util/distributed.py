@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 START_TIMEOUT = timedelta(minutes=30)
 WAIT_TIMEOUT = timedelta(days=7)  # the fastest waits for the slowest; a process that dies is noticed at once
+_LOST_PARTNER = "another process of this run failed or was killed: its own message says why"
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -62,8 +63,23 @@ class Processes:
         try:
             dist.all_gather_object(values, value, group=self.group)
         except RuntimeError as error:
-            raise InputError("another process of this run failed or was killed: its own message says why") from error
+            raise InputError(_LOST_PARTNER) from error
         return values
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """The largest of each value over all processes, for each of them: a few bytes, cheap enough for every step.
+
+        Raises:
+            InputError: another process failed.
+        """
+        if self.group is None:
+            return list(values)
+        numbers = torch.tensor(values, dtype=torch.int64)
+        try:
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.group)
+        except RuntimeError as error:
+            raise InputError(_LOST_PARTNER) from error
+        return numbers.tolist()
 
     def barrier(self) -> None:
         """Wait until all processes have come here; raises as `gather` does."""

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from util.agreement import largest
-
 if TYPE_CHECKING:  # that module imports this one
     from util.distributed import Processes
 
@@ -112,7 +110,7 @@ class StopRequest:
             InputError: another process failed.
         """
         own = signal.Signals[self.requested].value if self.requested else 0
-        number = largest(processes, [own])[0]
+        number = processes.largest([own])[0]
         return signal.Signals(number).name if number else None
 
 

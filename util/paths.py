@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import re
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from util.errors import InputError
 
 TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp(\..*)?")  # what `atomic_path` leaves behind at kill -9
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -144,3 +146,39 @@ def sha256_of(path: str | Path) -> str:
         while chunk := handle.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove files that a killed process was writing in `folder` (not below it)."""
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if _TEMPORARY.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None without a file, empty if it holds something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Make a folder of results and try whether files can be made in it, before anything takes long.
+
+    Raises:
+        InputError: they cannot.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}): choose another folder (--output_dir)"
+        ) from error

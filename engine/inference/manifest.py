@@ -10,27 +10,18 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from datasets.video_index import MASK_SUFFIX, Video
 from util.errors import InputError
-from util.paths import atomic_write_json
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nothing guards against two runs in one folder
-    fcntl = None  # type: ignore[assignment]
+from util.locks import exclusive
+from util.paths import atomic_write_json, read_json_object, remove_temporary_files
 
 logger = logging.getLogger(__name__)
 
 HEADER_FILE = "header.json"
-LOCK_SECONDS = 20.0  # what a killed run's processes may take to end
-_POLL_SECONDS = 0.5
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp(\..*)?")  # what `util.paths.atomic_path` leaves behind at kill -9
 _SHOWN, _MOST_SHOWN = 24, 5  # characters of a value, and values, in a message
 
 Identity = Mapping[str, Any]
@@ -164,34 +155,9 @@ class Manifest:
         Raises:
             InputError: it is there already, and does not end soon.
         """
-        if fcntl is None:
+        refusal = f"another run is writing to {self.masks}: wait for it, or choose another --name_exp"
+        with exclusive(self.folder / f"{name}.lock", refusal):
             yield
-            return
-        path = self.folder / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as handle:
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise InputError(
-                            f"another run is writing to {self.masks}: wait for it, or choose another --name_exp"
-                        ) from None
-                    time.sleep(_POLL_SECONDS)
-                except OSError:  # a file system without locks
-                    break
-            yield
-
-
-def remove_temporary_files(folder: Path) -> None:
-    """Remove files that a killed process was writing in `folder` (not below it)."""
-    if folder.is_dir():
-        for file in folder.iterdir():
-            if _TEMPORARY.fullmatch(file.name):
-                file.unlink(missing_ok=True)
 
 
 def digest_of(hashes: Iterable[str]) -> str:
@@ -201,17 +167,6 @@ def digest_of(hashes: Iterable[str]) -> str:
 
 def _key(identity: Identity) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def read_json_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in a file; None without a file, empty if it holds something else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _shown(value: Any) -> str:

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 
 from datasets.video_index import VideoDataset
-from engine.inference.manifest import read_json_object
 from engine.inference.options import InferenceOptions
 from models.checkpoint import LoadReport
 from models.samwise import SAMWISE
-from util.paths import atomic_write_json, sha256_of
+from util.paths import atomic_write_json, read_json_object, sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from datasets.validation import raise_on_faults, run_checks
 from engine import evaluate_masks
 from engine.inference.batching import automatic_batch
 from engine.inference.images import ImageSegmenter, cut_into_units
-from engine.inference.manifest import Manifest, remove_temporary_files
+from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
 from engine.inference.record import RunRecord, environment, log_to, weights_digest
 from engine.inference.run import ALONE
@@ -30,7 +30,7 @@ from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import sigterm_as_interrupt
-from util.paths import atomic_write, atomic_write_json
+from util.paths import atomic_write, atomic_write_json, remove_temporary_files
 
 logger = logging.getLogger(__name__)
 

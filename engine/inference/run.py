@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from datasets.video_index import Video, VideoDataset
 from engine.inference.batching import automatic_batch
 from engine.inference.benchmarks import Benchmark
 from engine.inference.follow_up import FollowUp
-from engine.inference.manifest import Manifest, remove_temporary_files
+from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
 from engine.inference.record import RunRecord, describe_data, environment, identity_of, log_to
 from engine.inference.segment import Segmenter, VideoWork
@@ -28,6 +27,7 @@ from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import sigterm_as_interrupt
+from util.paths import remove_temporary_files, writable_folder
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +38,10 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 
 
 def check_folders(benchmark: Benchmark) -> None:
-    """Make the folders that results go to and try whether files can be made in them, before anything takes long.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """Make the folders that results go to, see `writable_folder`."""
     masks = benchmark.masks if benchmark.masks.is_dir() else benchmark.masks.parent
     for folder in dict.fromkeys((benchmark.folder, masks)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"{folder} cannot be written to ({error.strerror}): choose another --output_dir"
-            ) from error
+        writable_folder(folder)
 
 
 def run_benchmark(

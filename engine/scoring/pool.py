@@ -100,7 +100,7 @@ def collect(futures: Sequence[Future[T]], sizes: Sequence[int], description: str
 
 
 def _dead_worker() -> InputError:
-    return InputError("a scoring process was killed (out of memory?); run again with a smaller --num_workers")
+    return InputError("a worker process was killed (out of memory?); run again with fewer (--num_workers, --workers)")
 
 
 def _start_worker() -> None:

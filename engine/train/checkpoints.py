@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.inference.manifest import read_json_object, remove_temporary_files
 from engine.train.sealed import (
     DamagedFileError,
     load_content,
@@ -35,7 +34,7 @@ from engine.train.sealed import (
 )
 from util.errors import InputError
 from util.locks import PATIENCE_SECONDS, exclusive
-from util.paths import atomic_write_json, local_path
+from util.paths import atomic_write_json, local_path, read_json_object, remove_temporary_files
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from datasets.ref_davis import open_ref_davis
 from datasets.refcoco import RefCocoDataset
 from datasets.video_index import VideoDataset
 from engine.inference.benchmarks import Benchmark, DavisBenchmark, ExpressionBenchmark
-from engine.inference.manifest import HEADER_FILE, read_json_object
+from engine.inference.manifest import HEADER_FILE
 from engine.inference.options import InferenceOptions
 from engine.inference.record import identity_of
 from engine.inference.refcoco import evaluate_refcoco, image_identity, open_eval_sets, validation_files
@@ -27,6 +28,7 @@ from engine.inference.run import ALONE, run_benchmark
 from engine.scoring.davis import DavisSequence, davis_sequences
 from models.samwise import SAMWISE
 from util.distributed import Processes
+from util.paths import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ FOLDER = "evaluation"
 _KEPT = ("scores.json", "run.json", "*.csv", "log.txt")
 
 
-class EvaluationData(Protocol):
+class EvaluationData(ABC):
     """The opened data of an evaluation.
 
     Attributes:
@@ -44,9 +46,11 @@ class EvaluationData(Protocol):
 
     headline: ClassVar[str]
 
+    @abstractmethod
     def identity(self, model: SAMWISE, folder: Path, options: InferenceOptions) -> Mapping[str, Any]:
         """What decides the masks."""
 
+    @abstractmethod
     def evaluate(
         self,
         model: SAMWISE,
@@ -58,16 +62,16 @@ class EvaluationData(Protocol):
         """Segment and score; all processes call it together. Returns all measures, the headline among them."""
 
 
-class _VideoData:
+class _VideoData(EvaluationData):
     """Common to the benchmarks of videos."""
 
+    @abstractmethod
     def benchmark(self, folder: Path) -> Benchmark:
         """The benchmark with its results in `folder`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """The measures in the content of scores.json."""
-        raise NotImplementedError
 
     def identity(self, model: SAMWISE, folder: Path, options: InferenceOptions) -> Mapping[str, Any]:
         """See `EvaluationData`."""
@@ -123,7 +127,7 @@ class MevisData(_VideoData):
 
 
 @dataclass(frozen=True)
-class RefCocoData:
+class RefCocoData(EvaluationData):
     """Splits of RefCOCO, RefCOCO+ and RefCOCOg."""
 
     headline: ClassVar[str] = "overall_iou"

@@ -27,7 +27,6 @@ from engine.train.recompute import heavy_parts, recompute_activations
 from engine.train.sealed import plain
 from engine.train.weights import FROZEN, complete_state, frozen_record, trained_state
 from models.samwise import SAMWISE
-from util.agreement import largest
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import StopRequest
@@ -230,7 +229,7 @@ class Training:
         iteration, moment = self._saved
         due = self.position.iteration - iteration >= self.options.checkpoint_iterations
         due = due or time.monotonic() - moment >= 60 * self.options.checkpoint_minutes
-        return largest(self.processes, [int(due)])[0] > 0
+        return self.processes.largest([int(due)])[0] > 0
 
     def _step(self, batch: ClipBatch, waited: float) -> IterationRecord:
         """One step of the optimizer."""

@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from models.checkpoint_formats import _safe_namespace
+from models.checkpoint_formats import safe_namespace
 from util.paths import CHUNK_BYTES, atomic_write
 
 SEAL_BYTES = 512
@@ -168,7 +168,7 @@ def load_content(path: Path) -> dict[str, Any]:
         DamagedFileError: it cannot be loaded.
     """
     try:
-        with _safe_namespace():
+        with safe_namespace():
             content = torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         reason = " ".join(str(error).split())[:120]

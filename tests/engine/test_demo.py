@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from datasets.media import Frame, Media, open_media
-from engine.demo import check_output_dir, clean_prompts, segment_media
+from engine.demo import clean_prompts, segment_media
 from engine.infer import stream
 from models.samwise import SAMWISE
 from tests.conftest import build_micro
 from tests.media_files import picture, write_video
 from util.errors import InputError
+from util.paths import writable_folder
 
 PROMPTS = ["the red disc", "das größte Quadrat", "../../x"]
 
@@ -165,9 +166,9 @@ def test_prompts_that_are_refused(prompts: list[str], message: str) -> None:
 
 
 def test_output_folder_is_made_or_refused(tmp_path: Path) -> None:
-    assert check_output_dir(tmp_path / "a" / "b").is_dir()
+    assert writable_folder(tmp_path / "a" / "b").is_dir()
     assert not list((tmp_path / "a" / "b").iterdir())
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
-        with pytest.raises(InputError, match=r"--output_dir .*cannot be written to"):
-            check_output_dir(path)
+        with pytest.raises(InputError, match=r"cannot be written to .*--output_dir"):
+            writable_folder(path)

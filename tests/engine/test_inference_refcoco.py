@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +30,10 @@ from tests.forked import Forked, partners
 from util.distributed import joined_processes
 from util.errors import InputError, run_script
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETS = ["refcoco/train", "refcoco/val", "refcoco+/val", "refcoco+/testA", "refcocog/val", "refcocog/test"]
 QUICK = InferenceOptions(num_workers=0, expressions_per_batch=4)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Convolutions round differently with another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

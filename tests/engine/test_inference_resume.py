@@ -8,7 +8,7 @@ import random
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,17 +28,10 @@ from tests.forked import Forked, partners
 from util.distributed import joined_processes
 from util.errors import InputError, run_script
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = InferenceOptions(num_workers=0, expressions_per_batch=16)
 SHORT = {"one": (1, (24, 32)), "five": (5, (30, 20)), "two": (2, (24, 40)), "four": (4, (26, 26))}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Convolutions round differently with another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +28,10 @@ from tests import miniature
 from tests.conftest import build_micro
 from util.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FEW = {"one": (1, (24, 32)), "nine": (9, (24, 40))}
 QUICK = InferenceOptions(num_workers=0, expressions_per_batch=16)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Convolutions round differently with another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import logging
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,9 @@ from tests.forked import Forked, partners
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIONS: dict[str, Any] = {"num_workers": 0, "expressions_per_batch": 8, "overwrite": True}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Convolutions round differently with another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

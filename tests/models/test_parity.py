@@ -6,6 +6,7 @@ Whole videos (V1, V2) run through the benchmark scripts in tests/test_script_par
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,18 @@ def clip_targets(clips: int, frames: int) -> Tensor:
     return torch.from_numpy(np.stack(masks)).unflatten(0, (clips, frames))
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """The order of summation depends on them: with one, the worst of V3's 96 gradient norms is off by 1.35e-4."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.xdist_group("training at full size")  # one at a time: they need up to 6 GB
 @pytest.mark.parametrize(("name", "recompute"), [("V3_train_1x6.json", True), ("V4_train_2x2.json", False)])
-def test_training_step(name: str, recompute: bool) -> None:
+def test_training_step(name: str, recompute: bool, two_threads: None) -> None:
     """V3 and V4: losses, CME label and logits, every gradient and the BatchNorm statistics of one training step."""
     case = json.loads((DATA / name).read_text())
     clips, length = case["clips"], case["frames_per_clip"]
@@ -67,8 +77,7 @@ def test_training_step(name: str, recompute: bool) -> None:
     assert gradients.keys() == case["gradients"].keys()
     for key, gradient in gradients.items():
         expected = case["gradients"][key]
-        # The order of summation depends on the number of threads: up to 5.4e-5 with two, 1.35e-4 with one.
-        assert gradient.norm().item() == pytest.approx(expected["norm"], rel=2e-4), key
+        assert gradient.norm().item() == pytest.approx(expected["norm"], rel=1e-4), key
         # Single values are sums over all pixels that nearly cancel: their rounding shows, the norm's does not.
         scale = float(gradient.abs().max())
         np.testing.assert_allclose(gradient.flatten()[:8], expected["first8"], atol=5e-3 * scale, err_msg=key)

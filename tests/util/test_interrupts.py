@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.forked import Forked, partners
-from util.agreement import largest
 from util.distributed import Processes, joined_processes
 from util.errors import InputError
 from util.interrupts import StopRequest, sigterm_as_interrupt, stop_with_parent
@@ -152,7 +151,7 @@ def test_all_processes_stop_at_the_same_step(tmp_path: Path) -> None:
                     break
                 steps += 1
             (tmp_path / str(processes.rank)).write_text(f"{name} {steps}")
-            assert largest(processes, [processes.rank, -processes.rank]) == [1, 0]
+            assert processes.largest([processes.rank, -processes.rank]) == [1, 0]
 
     assert [process.wait() for process in partners(work, 2)] == [0, 0]
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["SIGUSR1 5", "SIGUSR1 5"]
@@ -164,6 +163,6 @@ def test_a_lost_process_ends_the_agreement() -> None:
             if processes.rank == 1:
                 signal.raise_signal(signal.SIGKILL)
             with pytest.raises(InputError, match="another process of this run failed"):
-                largest(processes, [1])
+                processes.largest([1])
 
     assert [process.wait() for process in partners(work, 2)] == [0, -signal.SIGKILL]
