@@ -6,7 +6,8 @@
         --resume output/stand-in-images/checkpoints/last.pth --name_exp stand-in
 
 Its flags are those of main.py and main_pretrain.py. Nothing is dropped at random, object scores and IoU have losses of
-their own (engine/train/stand_in.py). docs/miniature.md tells what the result is for.
+their own (engine/train/stand_in.py). The tokenizer comes from tools/train_tokenizer.py, the data from
+tools/data/make_refshapes.py; what is trained here is what main_pretrain.py and main.py then keep frozen.
 """
 
 from __future__ import annotations

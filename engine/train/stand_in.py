@@ -1,5 +1,4 @@
-"""Training a small stand-in for SAM 2 and RoBERTa from nothing: all parameters learn, heads without a loss of their own
-in SAMWISE as well.
+"""Losses for training a small stand-in for SAM 2 and RoBERTa from nothing, where every parameter has to learn.
 
 Axes: B clips, T frames, H rows, W columns.
 """
