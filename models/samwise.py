@@ -153,7 +153,13 @@ class SAMWISE(nn.Module, HubMixin):
         """An empty session for one video (or, in training, one clip)."""
         return Session(self.config.sam2.max_memories, self.config.sam2.max_pointers)
 
-    def encode(self, frames: Tensor, tokens: TokenBatch, clip_of: Tensor | None = None) -> ClipFeatures:
+    def encode(
+        self,
+        frames: Tensor,
+        tokens: TokenBatch,
+        clip_of: Tensor | None = None,
+        outputs: list[Tensor] | None = None,
+    ) -> ClipFeatures:
         """Encode clips together with their sentences.
 
         Stages before the first adapter run once per clip, whatever the number of its sentences.
@@ -162,6 +168,8 @@ class SAMWISE(nn.Module, HubMixin):
             frames: (V, T, 3, S, S), normalised and padded.
             tokens: B sentences.
             clip_of: (B,) int64, the clip of each sentence; by default all belong to the only clip, or each to its own.
+            outputs: gets the output of every stage of the trunk, (V * T, H, W, channels) or from the first adapter on
+                (B * T, ...), for losses on them.
 
         Returns:
             The features of B samples.
@@ -194,6 +202,8 @@ class SAMWISE(nn.Module, HubMixin):
                 visual_out, text_out = adapter(attended, mean, text, words)
                 x, text = (visual + visual_out).flatten(0, 1), text + text_out
             levels.append(x)
+        if outputs is not None:
+            outputs += levels
         text = self.text_encoder.run_layers(text, words, layers_run, self.config.text.layers)
         fine = (
             neck.high_resolution(0, levels[0], decoder.conv_s0).unflatten(0, (-1, length)),

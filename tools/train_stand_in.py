@@ -1,69 +1,272 @@
-"""Train all parameters of a small network from nothing: a stand-in for SAM 2 and RoBERTa, to be frozen afterwards.
+"""Train a small network from nothing on RefShapes: a stand-in for SAM 2 and RoBERTa, to be frozen afterwards.
 
-    python3 tools/train_stand_in.py --sam2_version nano --roberta pretrain/nano-tokenizer --dataset_file all \
-        --num_frames 1 --coco_path data/refshapes/coco --lr 1e-3 --batch_size 32 --name_exp stand-in-images
-    python3 tools/train_stand_in.py ... --dataset_file mevis --num_frames 8 --mevis_path data/refshapes/MeViS_release \
-        --resume output/stand-in-images/checkpoints/last.pth --name_exp stand-in
+    python3 tools/train_stand_in.py --data data/refshapes --roberta pretrain/nano-tokenizer --output output/stand-in
+    python3 main_pretrain.py --sam2_version nano --sam2_weights output/stand-in ...
 
-Its flags are those of main.py and main_pretrain.py. Nothing is dropped at random, object scores and IoU have losses of
-their own (engine/train/stand_in.py). The tokenizer comes from tools/train_tokenizer.py, the data from
-tools/data/make_refshapes.py; what is trained here is what main_pretrain.py and main.py then keep frozen.
+Every parameter learns: in images first, then in clips. What is learned beside masks: tools/stand_in/lessons.py.
+OUTPUT becomes a model folder; OUTPUT/training holds log.jsonl and, until the end, the state from which the same command
+goes on after an interruption. The data comes from tools/data/make_refshapes.py (layouts mevis and coco), the tokenizer
+from tools/train_tokenizer.py. With torchrun every process computes batches of its own.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
+import json
+import math
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
+from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:  # run as a file: the project's folder has to be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from configs.cli import all_flags, model_config_from_args, parse_flags
-from configs.schema import ModelConfig
-from engine.train.stand_in import StandInNetwork
-from engine.train.start import Start, checkpoint_to_continue, load_to_train, prepare, train
-from models.checkpoint import LoadReport, load_weights
+from configs.loading import load_model_config
+from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
+from models.build import load_model
 from models.samwise import SAMWISE
+from tools.stand_in.lessons import Lessons
+from tools.stand_in.scenes import batches, read_scenes
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
-from util.logging import setup_logging
+from util.interrupts import StopRequest
+from util.paths import writable_folder
 
-GROUPS = ("train", "safety", "coco", "mevis", "ytvos", "davis", "partial", "benchmark", "run", "weights", "model")
-DEFAULTS = {"sam2_version": "nano", "lr": 1e-3}
+WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left at the end
+WEIGHT_DECAY, BETAS, MAX_NORM = 0.01, (0.9, 0.98), 1.0
+_LOGGED = 50  # steps between two lines of the log
 
 
-def load_whole(config: ModelConfig, start: Start, processes: Processes) -> tuple[SAMWISE, LoadReport]:
-    """A network whose parameters all learn: random ones, or those of a checkpoint that holds all of them.
+@dataclass(frozen=True)
+class Stage:
+    """One part of the training: which scenes, how many frames of each, how many of them in a step, how many steps."""
 
-    Raises:
-        InputError: files that are missing or do not fit.
-    """
-    resume = None if start.continued else start.flags["resume"]
-    fresh = dataclasses.replace(start, flags={**start.flags, "untrained": True, "resume": None})
-    model, report = load_to_train(config, fresh, processes)
-    if resume is not None:
-        report = load_weights(model, resume=resume)
+    name: str
+    split: str
+    frames: int
+    scenes: int
+    steps: int
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
+    parser.add_argument("--roberta", required=True, help="folder of the tokenizer (tools/train_tokenizer.py makes it)")
+    parser.add_argument("--output", type=Path, default=Path("output/stand-in"), help="default: output/stand-in")
+    parser.add_argument("--init", type=Path, help="model folder to begin from (default: random weights)")
+    parser.add_argument("--steps", type=int, nargs=2, default=(1500, 1200), metavar=("IMAGES", "CLIPS"),
+                        help="steps with images and with clips (default: 1500 1200)")  # fmt: skip
+    parser.add_argument("--scenes", type=int, nargs=2, default=(8, 2), metavar=("IMAGES", "CLIPS"),
+                        help="images and clips in a step (default: 8 2)")  # fmt: skip
+    parser.add_argument("--sentences", type=int, default=4, help="for each image or clip of a step (default: 4)")
+    parser.add_argument("--frames", type=int, default=8, help="of a clip (default: 8)")
+    parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--checkpoint_minutes", type=float, default=3, help="default: 3")
+    args = parser.parse_args(argv)
+    for name, least in (("scenes", 1), ("steps", 0), ("sentences", 1), ("frames", 2)):
+        value = getattr(args, name)
+        if min(value if isinstance(value, (list, tuple)) else [value]) < least:
+            parser.error(f"--{name}: expected at least {least}")
+    if not args.lr > 0:
+        parser.error(f"--lr is {args.lr}, expected a positive number")
+    return args
+
+
+def stages_of(args: argparse.Namespace) -> list[Stage]:
+    """Images, then clips; without those that have no steps."""
+    stages = [
+        Stage("images", "image_train", 1, args.scenes[0], args.steps[0]),
+        Stage("clips", "train", args.frames, args.scenes[1], args.steps[1]),
+    ]
+    return [stage for stage in stages if stage.steps]
+
+
+def build(args: argparse.Namespace) -> SAMWISE:
+    """The network, whose parameters all learn and of which nothing is dropped at random."""
+    if args.init is not None:
+        model = SAMWISE.from_pretrained(args.init)
+    else:
+        size = {} if args.image_size is None else {"sam2__image_size": args.image_size}
+        config = load_model_config("nano", hsa=True, **size)
+        model, _ = load_model(config, untrained=True, roberta=args.roberta, seed=args.seed)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return model.requires_grad_(True), report
+    return model.to(args.device).requires_grad_(True).train()
+
+
+class StandInTraining:
+    """The training, from its first or any later step to the end.
+
+    Args:
+        args: the command line.
+        processes: those that train together, each with batches of its own.
+    """
+
+    def __init__(self, args: argparse.Namespace, processes: Processes) -> None:
+        self.args = args
+        self.processes = processes
+        torch.manual_seed(args.seed)
+        self.model = build(args)
+        self.lessons = Lessons(self.model).to(args.device)
+        self.parameters = [*self.model.parameters(), *self.lessons.parameters()]
+        self.stages = stages_of(args)
+        self.folder = writable_folder(args.output / "training")
+        self.state_file = self.folder / "state.pth"
+        self.number = self.done = 0
+        self.optimizer = self._new_optimizer()
+        self.settings = {key: str(value) for key, value in vars(args).items() if key != "checkpoint_minutes"}
+        self.settings["processes"] = str(processes.size)
+        self.restore()
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(self.parameters, lr=self.args.lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
+
+    def restore(self) -> None:
+        """Go on from the state in the folder, if there is one.
+
+        Raises:
+            InputError: it is damaged, or of a training with other settings.
+        """
+        if not self.state_file.is_file():
+            return
+        try:
+            state = load_content(self.state_file)
+        except DamagedFileError as error:
+            raise InputError(f"{self.state_file}: {error}; remove it to start anew") from error
+        if state["settings"] != self.settings:
+            differing = [key for key, value in self.settings.items() if state["settings"].get(key) != value]
+            raise InputError(
+                f"{self.state_file} is of a training with another --{differing[0]}: give the same flags to go on, or "
+                "another --output"
+            )
+        self.model.load_state_dict(state["model"])
+        self.lessons.load_state_dict(state["lessons"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.number, self.done = state["stage"], state["done"]
+
+    def save(self) -> None:
+        """Write the state."""
+        if not self.processes.is_main:
+            return
+        state = {
+            "settings": self.settings, "stage": self.number, "done": self.done, "model": self.model.state_dict(),
+            "lessons": self.lessons.state_dict(), "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+        write_sealed(self.state_file, plain(state), {"step": self.done})
+
+    def run(self) -> None:
+        """All stages; then the model folder is written, and the state removed.
+
+        Raises:
+            InputError: the data is missing or broken, or the training was told to stop.
+        """
+        with StopRequest() as stop:
+            while self.number < len(self.stages):
+                self._run_stage(self.stages[self.number], stop)
+                self.number, self.done = self.number + 1, 0
+                self.optimizer = self._new_optimizer()
+                self.save()
+        if self.processes.is_main:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.model.eval()
+        steps = {stage.name: stage.steps for stage in self.stages}
+        self.model.training_facts = {"data": "RefShapes", "role": "stand-in for SAM 2 and RoBERTa", "steps": steps}
+        self.model.save_pretrained(self.args.output)
+        self.state_file.unlink()
+
+    def _run_stage(self, stage: Stage, stop: StopRequest) -> None:
+        scenes = read_scenes(self.args.data, stage.split)
+        saved = time.monotonic()
+        sums: dict[str, float] = {}
+        source = batches(
+            scenes, self.model.config.sam2.image_size, stage.frames, stage.scenes, self.args.sentences,
+            seed=self.args.seed, steps=range(self.done, stage.steps), processes=self.processes,
+        )  # fmt: skip
+        bar = tqdm(
+            source, desc=stage.name, unit="step", total=stage.steps, initial=self.done,
+            disable=not self.processes.is_main,
+        )  # fmt: skip
+        for batch in bar:
+            for key, value in self._step(batch.to(self.args.device), stage).items():
+                sums[key] = sums.get(key, 0.0) + value
+            self.done += 1
+            if self.done % _LOGGED == 0:
+                self._log(stage, {key: value / _LOGGED for key, value in sums.items()})
+                bar.set_postfix(iou=f"{sums['iou'] / _LOGGED:.3f}", dice=f"{sums['dice'] / _LOGGED:.3f}")
+                sums = {}
+            told = stop.agreed(self.processes)
+            if told or time.monotonic() - saved > 60 * self.args.checkpoint_minutes:
+                self.save()
+                saved = time.monotonic()
+            if told:
+                raise InputError(f"stopped by {told} after {self.done} steps of {stage.name}: the same command goes on")
+
+    def _step(self, batch: Any, stage: Stage) -> dict[str, float]:
+        rate = learning_rate(self.done, stage.steps) * self.args.lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        outcome = self.lessons(self.model, batch)
+        self.optimizer.zero_grad()
+        torch.stack(list(outcome.losses.values())).sum().backward()
+        self._share_gradients()
+        norm = nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
+        self.optimizer.step()
+        values = {key: float(value.detach()) for key, value in outcome.losses.items()}
+        return values | {"iou": outcome.iou, "grad_norm": float(norm)}
+
+    def _share_gradients(self) -> None:
+        """The mean over processes."""
+        if self.processes.size == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:  # what did not take part, perhaps in this process alone
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        mean = nn.utils.parameters_to_vector(gradients).cpu() / self.processes.size
+        dist.all_reduce(mean, group=self.processes.group)
+        nn.utils.vector_to_parameters(mean.to(self.args.device), gradients)
+
+    def _log(self, stage: Stage, values: dict[str, float]) -> None:
+        if not self.processes.is_main:
+            return
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"stage": stage.name, "step": self.done, **values}) + "\n")
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine; a share of the largest."""
+    cosine = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+    return min(1.0, (step + 1) / WARM_UP) * (LEAST_LR + (1 - LEAST_LR) * cosine)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_flags("tools/train_stand_in.py", __doc__, GROUPS, argv, DEFAULTS)
-    if args.roberta is None:
-        raise InputError("--roberta: give the folder of a tokenizer, which tools/train_tokenizer.py makes")
-    with joined_processes(not args.no_distributed) as processes:
-        setup_logging(processes.log_level)
-        flags = {**all_flags(args), "no_evaluation": True}
-        continued = checkpoint_to_continue(flags)
-        config = model_config_from_args(args)
-        start = prepare(flags, config, processes, continued)
-        model, report = load_whole(config, start, processes)
-        train(model, report, start, processes, StandInNetwork)
+    """Train, or say that it is done already."""
+    args = parse_args(argv)
+    if (args.output / "model.safetensors").is_file() and not (args.output / "training" / "state.pth").is_file():
+        print(f"{args.output}: complete already")
+        return
+    with joined_processes() as processes:
+        training = StandInTraining(args, processes)
+        training.run()
+    if not processes.is_main:
+        return
+    count = sum(parameter.numel() for parameter in training.model.parameters())
+    print(f"{args.output}: a stand-in of {count / 1e6:.2f} M parameters; give it to --sam2_weights")
 
 
 if __name__ == "__main__":

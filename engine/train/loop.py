@@ -18,7 +18,6 @@ from datasets.training import BatchSampler, ClipBatch, ClipLoader, ClipSet, make
 from engine.runtime import float32_arithmetic
 from engine.train.checkpoints import CheckpointStore, StoredCheckpoint
 from engine.train.log import IterationRecord, TrainingLog
-from engine.train.network import TrainingNetwork
 from engine.train.optimization import Optimization, build_optimization
 from engine.train.options import TrainOptions
 from engine.train.parallel import Parallel, parallelise
@@ -72,7 +71,6 @@ class Training:
         weight_files: where the network's weights came from (`LoadReport.files`).
         evaluate: called with the network and the number of the finished epoch; returns the figure that decides which
             checkpoint is the best, and all figures. None does not evaluate.
-        network_class: computes the losses.
     """
 
     def __init__(
@@ -85,7 +83,6 @@ class Training:
         flags: Mapping[str, Any] | None = None,
         weight_files: Sequence[Path] = (),
         evaluate: Evaluate | None = None,
-        network_class: type[TrainingNetwork] = TrainingNetwork,
     ) -> None:
         self.model = model
         self.clips = clips
@@ -94,7 +91,6 @@ class Training:
         self.processes = processes
         self.flags = dict(flags or {})
         self.evaluate = evaluate
-        self.network_class = network_class
         self.share = options.share(processes.size)
         self.position = Position()
         self.sampler = BatchSampler(
@@ -105,8 +101,7 @@ class Training:
         self.parallel: Parallel | None = None
         self._saved = (0, time.monotonic())
         self._files = tuple(weight_files)
-        self._whole = all(parameter.requires_grad for parameter in model.parameters())
-        self._frozen = frozen_record(model, self._files) if processes.is_main and not self._whole else None
+        self._frozen = frozen_record(model, self._files) if processes.is_main else None
         torch.manual_seed(options.seed + processes.rank)
 
     def restore(self, checkpoint: StoredCheckpoint) -> None:
@@ -201,7 +196,7 @@ class Training:
         if self.options.activation_checkpointing:
             recompute_activations(self.model)
         self.model.train()
-        self.parallel = parallelise(self.model, self.processes, self.network_class)
+        self.parallel = parallelise(self.model, self.processes)
 
     def _epoch(self, loader: ClipLoader, log: TrainingLog, stop: StopRequest) -> str | None:
         """Run what is left of the current epoch; returns who asked to stop, None at its end."""
@@ -341,12 +336,10 @@ class Training:
         state: dict[str, Any] = {"args": self.flags, "epoch": self.position.epoch, "iteration": self.position.iteration}
         if random_states is None:
             return {**state, "model": complete_state(self.model, self._files)}
-        if self._whole:
-            state["model"] = complete_state(self.model, self._files)
-        else:
-            state |= {"model": trained_state(self.model), FROZEN: self._frozen}
         return {
             **state,
+            "model": trained_state(self.model),
+            FROZEN: self._frozen,
             "optimizer": self.optimization.optimizer.state_dict(),
             "lr_scheduler": self.optimization.schedule.state_dict(),
             "position": asdict(self.position),

@@ -52,20 +52,18 @@ def _mean_over(processes: Processes, group: Any) -> Callable[[Tensor], Tensor]:
     return mean
 
 
-def parallelise(
-    model: SAMWISE, processes: Processes, network_class: type[TrainingNetwork] = TrainingNetwork
-) -> Parallel:
+def parallelise(model: SAMWISE, processes: Processes) -> Parallel:
     """Prepare a network, on its device, for training by `processes`.
 
     BatchNorm is synchronised before the network is wrapped. Gradients travel through NCCL on GPUs, otherwise gloo.
     """
     if processes.group is None:
-        alone = network_class(model)
+        alone = TrainingNetwork(model)
         return Parallel(alone, processes)
     on_gpu = model.device.type == "cuda"
     groups = [dist.new_group(backend="nccl" if on_gpu else "gloo") for _ in range(2)]
     synchronise_norms(model, groups[0])
-    inner = network_class(model, _mean_over(processes, groups[0]))
+    inner = TrainingNetwork(model, _mean_over(processes, groups[0]))
     buffers: dict[str, Any] = {_BUFFERS_STAY: False}
     network = DistributedDataParallel(
         inner,

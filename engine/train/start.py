@@ -19,7 +19,6 @@ from engine.train.evaluate import FOLDER as EVALUATIONS
 from engine.train.evaluate import EpochEvaluation
 from engine.train.log import TENSORBOARD_NAME
 from engine.train.loop import CHECKPOINTS, Training
-from engine.train.network import TrainingNetwork
 from engine.train.options import TrainOptions
 from engine.train.weights import FROZEN, load_network
 from models.build import find_tokenizer, load_model
@@ -145,20 +144,13 @@ def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tu
     return model, report
 
 
-def train(
-    model: SAMWISE,
-    report: LoadReport,
-    start: Start,
-    processes: Processes,
-    network_class: type[TrainingNetwork] = TrainingNetwork,
-) -> bool:
+def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes) -> bool:
     """Train to the end, or until a request to stop.
 
     Args:
         model, report: from `load_to_train`.
         start: from `prepare`.
         processes: those that train together.
-        network_class: computes the losses.
 
     Returns:
         whether the end was reached.
@@ -184,7 +176,6 @@ def train(
             flags,
             start.weight_files(report),
             start.evaluation,
-            network_class,
         )
         if start.continued is not None:
             training.restore(start.continued)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from engine.train.network import TrainingNetwork
 from engine.train.parallel import parallelise
 from engine.train.recompute import recompute_activations
-from engine.train.stand_in import StandInNetwork
 from engine.train.sync_norm import AnywhereSyncBatchNorm
 from models.losses import IGNORED, memory_loss
 from models.samwise import SAMWISE
@@ -154,11 +153,3 @@ def test_bf16_changes_the_losses_little() -> None:
     assert sum(rough.values()) == pytest.approx(sum(plain.values()), rel=0.01)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(norm.running_mean is not None and norm.running_mean.dtype == torch.float32 for norm in norms)
-
-
-def test_a_stand_in_learns_all_parameters() -> None:
-    model = ready(pred_obj_score=True).requires_grad_(True)
-    losses = step(model, StandInNetwork(model), slice(0, 2))
-    assert set(losses) == {"mask", "dice", "memory", "score", "iou"}
-    without = {name for name, p in model.named_parameters() if p.grad is None}
-    assert all("norm2" in name or "maskmem_tpos_enc" in name for name in without), without

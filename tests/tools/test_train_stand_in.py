@@ -1,49 +1,147 @@
-"""A stand-in is trained from nothing: images first, then clips from there, and every parameter learns."""
+"""A stand-in is trained from nothing on RefShapes: every parameter learns, and an interruption changes nothing."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from configs import loading
-from tests import miniature
+from models.samwise import SAMWISE
 from tests.weight_files import save_vocabulary
 from tools import train_stand_in
+from tools.data import make_refshapes
+from tools.stand_in.lessons import CLASSES, Lessons, object_motion, shrink_labels
+from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_scenes
+from util.distributed import Processes
 from util.errors import InputError
+from util.interrupts import StopRequest
 
-NETWORK = ["--sam2_version", "tiny", "--adapter_dim", "32", "--fusion_stages_txt", "1", "2", "3"]
+SIDE = 64
 
 
-def test_images_then_clips(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "CONFIG_DIR", miniature.write_configuration(workplace / "configs"))
-    miniature.write_refcoco(workplace / "coco", ["refcoco/train"])
-    miniature.write_mevis(workplace / "mevis", "train", {"nine": miniature.VIDEOS["nine"]})
-    quick = [*NETWORK, "--roberta", str(save_vocabulary(workplace / "vocabulary")), "--num_workers", "0"]
-    quick += ["--device", "cpu", "--max_iterations", "2", "--num_frames"]
-    train_stand_in.main([*quick, "1", "--dataset_file", "refcoco", "--coco_path", "coco", "--name_exp", "images"])
-    images = workplace / "output" / "images" / "checkpoints" / "last.pth"
-    clips = [
-        "--dataset_file",
-        "mevis",
-        "--mevis_path",
-        "mevis",
-        "--name_exp",
-        "clips",
-        "--resume",
-        str(images),
-        "--HSA",
-    ]
-    train_stand_in.main([*quick, "2", *clips])
-    last = workplace / "output" / "clips" / "checkpoints" / "last.pth"
-    before, after = (torch.load(path, weights_only=True)["model"] for path in (images, last))
+@pytest.fixture(scope="module")
+def refshapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training videos of 8 frames and four training images."""
+    folder = tmp_path_factory.mktemp("stand_in") / "refshapes"
+    sizes = ["--videos", "1", "--train_videos", "2", "--images", "4", "--frames", "8", "--workers", "1"]
+    make_refshapes.main(["--out", str(folder), "--seed", "3", "--layouts", "mevis", "coco", *sizes])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quick(refshapes: Path) -> list[str]:
+    """A command line for a few small steps."""
+    vocabulary = save_vocabulary(refshapes.parent / "vocabulary")
+    sizes = ["--scenes", "2", "1", "--sentences", "2", "--frames", "3", "--image_size", str(SIDE)]
+    return ["--data", str(refshapes), "--roberta", str(vocabulary), *sizes]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return SAMWISE.from_pretrained(folder).state_dict()
+
+
+def test_every_part_learns_and_an_interruption_changes_nothing(
+    quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*quick, "--steps", "2", "2", "--output"]
+    args = train_stand_in.parse_args([*command, str(tmp_path / "whole")])
+    before = {key: value.clone() for key, value in train_stand_in.build(args).state_dict().items()}
+    train_stand_in.main([*command, str(tmp_path / "whole")])
+    after = tensors(tmp_path / "whole")
     learned = [key for key, value in before.items() if not torch.equal(value, after[key])]
     for part in ("sam.image_encoder.trunk", "sam.memory_attention", "text_encoder", "cmt_adapters", "sam.sam_mask"):
         assert any(key.startswith(part) for key in learned), part
-    assert any("hsa" in key for key in after.keys() - before.keys())
+    assert not (tmp_path / "whole" / "training" / "state.pth").exists()
+
+    steps = 0
+
+    def told_after_three(self: StopRequest, processes: Processes) -> str | None:
+        nonlocal steps
+        steps += 1
+        return "SIGTERM" if steps == 3 else None
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
+        patch.setattr(StopRequest, "agreed", told_after_three)
+        train_stand_in.main([*command, str(tmp_path / "stopped")])
+    with pytest.raises(InputError, match=r"another --lr"):
+        train_stand_in.main([*command, str(tmp_path / "stopped"), "--lr", "0.1"])
+    train_stand_in.main([*command, str(tmp_path / "stopped")])
+    assert all(torch.equal(value, after[key]) for key, value in tensors(tmp_path / "stopped").items())
 
 
-def test_a_tokenizer_has_to_be_given() -> None:
-    with pytest.raises(InputError, match=r"tools/train_tokenizer\.py"):
-        train_stand_in.main(NETWORK)
+def test_batches_hold_what_sentences_mean(refshapes: Path) -> None:
+    scenes = read_scenes(refshapes, "train")
+    batch = make_batch(scenes, SIDE, 3, 2, np.random.default_rng(0))
+    assert batch.frames.shape == (2, 3, 3, SIDE, SIDE)
+    assert batch.targets.shape == (4, 3, SIDE, SIDE)
+    assert batch.clip_of.tolist() == [0, 0, 1, 1]
+    for sample, text in enumerate(batch.texts):
+        scene = scenes[int(batch.clip_of[sample])]
+        expression = next(item for item in scene.expressions if item["exp"].lower() == text)
+        labels = batch.labels[batch.clip_of[sample]]
+        meant = sum((labels == target + 1) for target in expression["targets"])
+        assert torch.equal(batch.targets[sample] > 0, meant > 0)
+        names = [options[int(n) - 1] for options, n in zip(PROPERTIES.values(), batch.named[sample], strict=True) if n]
+        assert set(names) == set(expression["noun"].values())
+
+
+def test_a_step_has_its_scenes_whatever_came_before(refshapes: Path) -> None:
+    scenes = read_scenes(refshapes, "image_train")
+
+    def texts(steps: range, processes: Processes) -> list[list[str]]:
+        options = {"seed": 1, "steps": steps, "processes": processes}
+        return [batch.texts for batch in batches(scenes, SIDE, 1, 2, 1, **options)]
+
+    assert texts(range(3, 5), Processes()) == texts(range(5), Processes())[3:]
+    shares = [texts(range(2), Processes(rank, 2)) for rank in range(2)]
+    assert shares[0] != shares[1]
+    with pytest.raises(InputError, match="fewer than a step of 6"):
+        next(batches(scenes, SIDE, 1, 3, 1, seed=0, steps=range(1), processes=Processes(0, 2)))
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(8, 8), (9, 8), (40, 8), (5, 8), (1, 1), (3, 2)])
+def test_frames_are_at_an_even_distance(count: int, wanted: int) -> None:
+    for seed in range(20):
+        chosen = choose_frames(count, wanted, np.random.default_rng(seed))
+        assert len(chosen) == wanted
+        assert 0 <= chosen[0] <= chosen[-1] < count
+        steps = set(np.diff(chosen[: min(count, wanted)]).tolist())
+        assert len(steps) <= 1
+        assert steps <= {1, 2, 3}
+
+
+def test_motion_is_that_of_the_drawn_object() -> None:
+    labels = torch.zeros(1, 4, 32, 32, dtype=torch.uint8)
+    for frame in range(4):
+        labels[0, frame, 8:12, 2 + 4 * frame : 6 + 4 * frame] = 1
+        labels[0, frame, 20 - frame : 24 + frame, 10 - frame : 14 + frame] = 2
+    motion = object_motion(labels)
+    assert motion[0, 1, 1].tolist() == pytest.approx([4 / 32 * 16, 0, 0], abs=1e-5)
+    assert motion[0, 1, 2].tolist() == pytest.approx([0, 0, np.log(8**2 / 4**2) / 2 * 8], abs=1e-5)
+    assert motion[:, [0, 3]].isnan().all()
+    assert motion[:, :, 3:].isnan().all()
+
+
+def test_labels_shrink_to_the_middle_of_cells() -> None:
+    labels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
+    assert shrink_labels(labels, 2).tolist() == [[[[5, 7], [13, 15]]]]
+
+
+def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> None:
+    lessons = Lessons(train_stand_in.build(train_stand_in.parse_args([*quick, "--output", str(tmp_path)])))
+    assert lessons.named.out_features == sum(CLASSES) == sum(len(options) + 1 for options in PROPERTIES.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data", "nowhere"], r"nowhere.refshapes.json is missing or damaged"),
+        (["--roberta", "nowhere"], "nowhere"),
+        (["--init", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_missing_is_named(quick: list[str], tmp_path: Path, change: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train_stand_in.main([*quick, "--steps", "1", "0", "--output", str(tmp_path / "out"), *change])

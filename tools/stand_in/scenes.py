@@ -1,0 +1,246 @@
+"""Images and clips of RefShapes with everything that is known about their objects.
+
+Axes: V images or clips, T frames, S side of the network input, N objects of a scene, B sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from datasets.transforms import MEAN, STD
+from tools.data.refshapes.records import FRAMES, IMAGE_FOLDER
+from tools.data.refshapes.vocabulary import COLOURS, SHAPES, SIZES, TEXTURES
+from util.distributed import Processes
+from util.errors import InputError
+from util.paths import read_json_object
+
+# What can be said about the looks of an object, and the words for it.
+PROPERTIES: dict[str, tuple[str, ...]] = {
+    "colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": tuple(TEXTURES), "size": tuple(SIZES)
+}  # fmt: skip
+MAX_OBJECTS = 10
+STRIDES, STRIDE_SHARES = (1, 2, 3), (0.5, 0.3, 0.2)  # distance in time of the frames of a clip
+SUMMARY = "refshapes.json"
+_AHEAD = 3  # batches that are read before they are needed
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image or video of a training split: its files, and masks as run-length encodings.
+
+    Attributes:
+        frames: image files.
+        masks: for each object the encodings of all frames, None where it is hidden.
+        properties: for each object the numbers of its properties, from 1; see `PROPERTIES`.
+        expressions: as in refshapes.json.
+    """
+
+    frames: tuple[Path, ...]
+    masks: tuple[Sequence[Any], ...]
+    properties: tuple[tuple[int, ...], ...]
+    expressions: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Some clips (or images: T = 1) with some sentences each.
+
+    Attributes:
+        frames: (V, T, 3, S, S) float32, normalised, zero where there is padding.
+        labels: (V, T, S, S) uint8, 0 the ground and k object k - 1.
+        properties: (V, MAX_OBJECTS + 1, 4) int64, by label; 0 for the ground.
+        texts: B sentences in lower case.
+        clip_of: (B,) int64.
+        targets: (B, T, S, S) float32 in {0, 1}.
+        named: (B, 4) int64, the properties that a sentence names, 0 for those it does not.
+    """
+
+    frames: Tensor
+    labels: Tensor
+    properties: Tensor
+    texts: list[str]
+    clip_of: Tensor
+    targets: Tensor
+    named: Tensor
+
+    def to(self, device: torch.device | str) -> SceneBatch:
+        """The same on a device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def read_scenes(root: Path, split: str) -> list[Scene]:
+    """The scenes of a split.
+
+    Args:
+        root: what tools/data/make_refshapes.py made.
+        split: train (videos, of the layout mevis) or image_train (images, of the layout coco).
+
+    Raises:
+        InputError: a file is missing or no such file.
+    """
+    summary = read_json_object(root / SUMMARY)
+    if not summary or "videos" not in summary:
+        raise InputError(f"{root / SUMMARY} is missing or damaged: make the data set with tools/data/make_refshapes.py")
+    records = [record for record in summary["videos"] if record["split"] == split]
+    if not records:
+        layout = "mevis" if split == "train" else "coco"
+        raise InputError(f"{root} holds no split {split}: make it with tools/data/make_refshapes.py --layouts {layout}")
+    masks = _video_masks(root, split) if split in FRAMES["mevis"] else _image_masks(root)
+    return [
+        Scene(_frame_files(root, record), tuple(masks[record["name"]][: len(record["objects"])]),
+              tuple(_numbers(item) for item in record["objects"]), tuple(record["expressions"]))
+        for record in records
+    ]  # fmt: skip
+
+
+def _frame_files(root: Path, record: Mapping[str, Any]) -> tuple[Path, ...]:
+    if record["split"].startswith("image_"):
+        return (root / IMAGE_FOLDER / record["name"],)
+    folder = root / FRAMES["mevis"][record["split"]] / record["name"]
+    return tuple(folder / f"{name}.jpg" for name in record["frames"])
+
+
+def _video_masks(root: Path, split: str) -> dict[str, list[Sequence[Any]]]:
+    folder = root / "MeViS_release" / split
+    masks = _read(folder / "mask_dict.json")
+    videos = _read(folder / "meta_expressions.json")["videos"]
+    return {
+        name: [masks.get(str(10 * video["vid_id"] + place), ()) for place in range(MAX_OBJECTS)]
+        for name, video in videos.items()
+    }
+
+
+def _image_masks(root: Path) -> dict[str, list[Sequence[Any]]]:
+    instances = _read(root / "coco" / "refcoco" / "instances.json")
+    names = {image["id"]: image["file_name"] for image in instances["images"]}
+    masks: dict[str, list[Sequence[Any]]] = {name: [(None,)] * MAX_OBJECTS for name in names.values()}
+    for item in instances["annotations"]:
+        masks[names[item["image_id"]]][(item["id"] - 1) % MAX_OBJECTS] = (item["segmentation"],)
+    return masks
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file that the generator has written."""
+    if not (value := read_json_object(path)):
+        raise InputError(f"{path} is missing or damaged: make the data set again with tools/data/make_refshapes.py")
+    return value
+
+
+def _numbers(item: Mapping[str, Any]) -> tuple[int, ...]:
+    """The numbers of the properties that are given, 0 for the others."""
+    return tuple(
+        options.index(item[name]) + 1 if item.get(name) is not None else 0 for name, options in PROPERTIES.items()
+    )
+
+
+def read_scene(scene: Scene, chosen: Sequence[int], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some frames of a scene, shrunk to fit into a square, top left.
+
+    Returns:
+        (T, 3, side, side) float32, normalised, and (T, side, side) uint8 labels.
+
+    Raises:
+        InputError: a frame cannot be read.
+    """
+    frames = np.zeros((len(chosen), side, side, 3), np.float32)
+    labels = np.zeros((len(chosen), side, side), np.uint8)
+    for place, index in enumerate(chosen):
+        image = cv2.imread(str(scene.frames[index]))
+        if image is None:
+            raise InputError(f"{scene.frames[index]} cannot be read: make the data set again")
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        drawn = np.zeros(image.shape[:2], np.uint8)
+        for number, masks in enumerate(scene.masks, 1):
+            if masks[index]:
+                drawn[coco_mask.decode(masks[index]).astype(bool)] = number
+        height, width = (round(length * side / max(image.shape[:2])) for length in image.shape[:2])
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        frames[place, :height, :width] = (small / np.float32(255) - MEAN) / STD
+        labels[place, :height, :width] = cv2.resize(drawn, (width, height), interpolation=cv2.INTER_NEAREST)
+    return frames.transpose(0, 3, 1, 2), labels
+
+
+def choose_frames(count: int, wanted: int, rng: np.random.Generator) -> list[int]:
+    """`wanted` frames of a video at an even distance, in order; its last one again where it is too short."""
+    longest = max(1, (count - 1) // max(wanted - 1, 1))
+    stride = min(int(rng.choice(STRIDES, p=STRIDE_SHARES)), longest)
+    start = int(rng.integers(max(1, count - stride * (wanted - 1))))
+    return [min(start + stride * place, count - 1) for place in range(wanted)]
+
+
+def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, rng: np.random.Generator) -> SceneBatch:
+    """Read some scenes, with `frames` frames and `sentences` different sentences each (repeated where there are fewer).
+    """  # fmt: skip
+    images, labels, texts, clip_of, targets, named = [], [], [], [], [], []
+    properties = torch.zeros(len(scenes), MAX_OBJECTS + 1, len(PROPERTIES), dtype=torch.int64)
+    for place, scene in enumerate(scenes):
+        image, label = read_scene(scene, choose_frames(len(scene.frames), frames, rng), side)
+        images.append(torch.from_numpy(image))
+        labels.append(torch.from_numpy(label))
+        properties[place, 1 : len(scene.properties) + 1] = torch.tensor(scene.properties)
+        order = rng.permutation(len(scene.expressions))
+        for number in range(sentences):
+            expression = scene.expressions[order[number % len(order)]]
+            texts.append(expression["exp"].lower())
+            clip_of.append(place)
+            targets.append(torch.isin(labels[-1], torch.tensor(expression["targets"], dtype=torch.uint8) + 1).float())
+            named.append(_numbers(expression["noun"]))
+    return SceneBatch(
+        torch.stack(images), torch.stack(labels), properties, texts, torch.tensor(clip_of), torch.stack(targets),
+        torch.tensor(named),
+    )  # fmt: skip
+
+
+def batches(
+    scenes: Sequence[Scene],
+    side: int,
+    frames: int,
+    size: int,
+    sentences: int,
+    *,
+    seed: int,
+    steps: range,
+    processes: Processes,
+) -> Iterator[SceneBatch]:
+    """This process's batches of some steps, read ahead in a thread; step s is the same whatever came before it.
+
+    Args:
+        scenes: all of the split.
+        side, frames, sentences: see `make_batch`.
+        size: scenes in a batch of this process.
+        seed, steps: what is drawn.
+        processes: those that train together.
+
+    Raises:
+        InputError: there are too few scenes, or one cannot be read.
+    """
+    whole = size * processes.size
+
+    def read(step: int) -> SceneBatch:
+        epoch, place = divmod(step, len(scenes) // whole)
+        order = np.random.default_rng([seed, 0, epoch]).permutation(len(scenes))
+        start = place * whole + processes.rank * size
+        chosen = [scenes[index] for index in order[start : start + size]]
+        return make_batch(chosen, side, frames, sentences, np.random.default_rng([seed, 1, step, processes.rank]))
+
+    if len(scenes) < whole:
+        raise InputError(f"{len(scenes)} scenes are fewer than a step of {whole}: make more training data")
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(read, step) for step in steps[:_AHEAD]]
+        for step in steps:
+            if step + _AHEAD < steps.stop:
+                pending.append(pool.submit(read, step + _AHEAD))
+            yield pending.pop(0).result()
