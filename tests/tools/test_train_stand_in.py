@@ -62,9 +62,10 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
         steps += 1
         return "SIGTERM" if steps == 3 else None
 
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
+    with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "agreed", told_after_three)
-        train_stand_in.main([*command, str(tmp_path / "stopped")])
+        with pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
+            train_stand_in.main([*command, str(tmp_path / "stopped")])
     with pytest.raises(InputError, match=r"another --lr"):
         train_stand_in.main([*command, str(tmp_path / "stopped"), "--lr", "0.1"])
     train_stand_in.main([*command, str(tmp_path / "stopped")])
