@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
@@ -138,17 +138,26 @@ def _fairseq_tokenizer(folder: Path) -> Any:
     vocabulary["<mask>"] = len(vocabulary)
     lines = (folder / "vocab.bpe").read_text("utf-8").splitlines()
     merges = [(line.split()[0], line.split()[1]) for line in lines[1:] if line]
-    return _byte_level(vocabulary, merges)
+    return byte_level_tokenizer(vocabulary, merges)
 
 
 def byte_tokenizer() -> Any:
     """A tokenizer without merges (256 bytes and the special tokens), for weights that no vocabulary was made for."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    return _byte_level(SPECIAL | {letter: len(SPECIAL) + index for index, letter in enumerate(alphabet)}, [])
+    return byte_level_tokenizer(SPECIAL | {letter: len(SPECIAL) + index for index, letter in enumerate(alphabet)}, [])
 
 
-def _byte_level(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Any:
+def byte_level_tokenizer(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], lower_case: bool = False) -> Any:
+    """RoBERTa's tokenizer with another vocabulary.
+
+    Args:
+        vocabulary: tokens with their ids.
+        merges: of byte-pair encoding, in their order.
+        lower_case: whether it reads capital letters as small ones.
+    """
     backend = Backend(models.BPE(dict(vocabulary), merges, unk_token="<unk>"))
+    if lower_case:
+        backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", END), ("<s>", START), add_prefix_space=False)

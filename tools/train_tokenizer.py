@@ -3,9 +3,9 @@
     python tools/train_tokenizer.py --from data/refshapes/MeViS_release/train/meta_expressions.json --out data/nano
 
 Sources are text files (a sentence per line), JSON files of sentences (`meta_expressions.json` of the video benchmarks,
-or converted RefCOCO files), and RefCOCO's own `refs(...).p`. The result is vocab.json and merges.txt in the layout of
+or converted RefCOCO files), and RefCOCO's own `refs(...).p`. The result is a tokenizer.json with the special tokens of
 roberta-base: <s>, <pad>, </s> and <unk> are 0 to 3, <mask> is the last. It depends on nothing but the sentences, their
-order excepted. All 256 bytes are in it, so that any text can be read with it.
+order excepted. All 256 bytes are in it, so that any text can be read with it; capital letters are read as small ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.video_index import fold
-from models.tokenizer import SPECIAL, load_tokenizer
+from models.tokenizer import SPECIAL, TOKENIZER_FILE, byte_level_tokenizer, load_tokenizer, tokenizer_text
 from tools.data.convert_refexp_to_coco import load_refs
 from util.errors import InputError, run_script
 from util.paths import atomic_write
@@ -37,16 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the sentences, train, write, and read the result again."""
     parser = argparse.ArgumentParser(description="train a byte-level BPE vocabulary from sentences")
     parser.add_argument("--from", dest="sources", nargs="+", type=Path, required=True, metavar="FILE", help="sentences")
-    parser.add_argument("--out", type=Path, required=True, help="folder of vocab.json and merges.txt")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tokenizer.json")
     parser.add_argument("--vocab_size", type=int, default=1024, help="tokens at most, special ones included (1024)")
     args = parser.parse_args(argv)
     sentences = [sentence for source in args.sources for sentence in read_sentences(source)]
     vocabulary, merges = train(sentences, args.vocab_size)
-    with atomic_write(args.out / "vocab.json", "w") as handle:
-        json.dump(vocabulary, handle, ensure_ascii=False, indent=0)
-        handle.write("\n")
-    with atomic_write(args.out / "merges.txt", "w") as handle:
-        handle.write("#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
+    with atomic_write(args.out / TOKENIZER_FILE, "w") as handle:
+        handle.write(tokenizer_text(byte_level_tokenizer(vocabulary, merges, lower_case=True)))
     tokenizer = load_tokenizer(str(args.out))
     lengths = sorted(len(ids) for ids in tokenizer(sorted(set(sentences)))["input_ids"])
     print(

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,16 +28,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_layout_is_that_of_roberta(folder: Path) -> None:
-    vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
+    vocabulary = load_tokenizer(str(folder)).get_vocab()
     assert [vocabulary[name] for name in ("<s>", "<pad>", "</s>", "<unk>")] == [0, 1, 2, 3]
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
     assert vocabulary["<mask>"] == len(vocabulary) - 1
     assert SMALLEST < len(vocabulary) <= 300
-    assert (folder / "merges.txt").read_text("utf-8").startswith("#version: 0.2\n")
 
 
 def test_frequent_words_are_one_token(folder: Path) -> None:
-    batch = Tokenizer(load_tokenizer(str(folder)), 128)(["the red disc", "the square"])
+    tokenizer = Tokenizer(load_tokenizer(str(folder)), 128)
+    batch = tokenizer(["the red disc", "the square"])
+    assert torch.equal(tokenizer(["The RED disc"]).ids, batch.ids[:1])
     assert batch.words.sum(1).tolist() == [5, 4]
     assert batch.ids[0, 0] == 0
     assert batch.ids[1].tolist()[3:] == [2, 1]
@@ -49,7 +51,7 @@ def test_every_text_can_be_read(folder: Path, text: str) -> None:
     assert all(0 <= token < len(tokenizer) for token in ids)
     if "<" not in text:
         assert 3 not in ids
-        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == "".join(letter.lower() for letter in text)
 
 
 def test_the_order_of_the_sentences_does_not_count() -> None:
