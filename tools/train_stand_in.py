@@ -47,12 +47,13 @@ _LOGGED = 50  # steps between two lines of the log
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: which scenes, how many frames of each, how many of them in a step, how many steps."""
+    """One part of the training: which scenes, frames of each, scenes in a step, sentences for each, and steps."""
 
     name: str
     split: str
     frames: int
     scenes: int
+    sentences: int
     steps: int
 
 
@@ -67,8 +68,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="steps with images and with clips (default: 1500 1200)")  # fmt: skip
     parser.add_argument("--scenes", type=int, nargs=2, default=(8, 2), metavar=("IMAGES", "CLIPS"),
                         help="images and clips in a step (default: 8 2)")  # fmt: skip
-    parser.add_argument("--sentences", type=int, default=4, help="for each image or clip of a step (default: 4)")
-    parser.add_argument("--frames", type=int, default=8, help="of a clip (default: 8)")
+    parser.add_argument("--sentences", type=int, nargs=2, default=(8, 4), metavar=("IMAGES", "CLIPS"),
+                        help="for each image and clip of a step (default: 8 4)")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=6, help="of a clip (default: 6)")
     parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
     parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
     parser.add_argument("--seed", type=int, default=0)
@@ -87,8 +89,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def stages_of(args: argparse.Namespace) -> list[Stage]:
     """Images, then clips; without those that have no steps."""
     stages = [
-        Stage("images", "image_train", 1, args.scenes[0], args.steps[0]),
-        Stage("clips", "train", args.frames, args.scenes[1], args.steps[1]),
+        Stage("images", "image_train", 1, args.scenes[0], args.sentences[0], args.steps[0]),
+        Stage("clips", "train", args.frames, args.scenes[1], args.sentences[1], args.steps[1]),
     ]
     return [stage for stage in stages if stage.steps]
 
@@ -194,7 +196,7 @@ class StandInTraining:
         saved = time.monotonic()
         sums: dict[str, float] = {}
         source = batches(
-            scenes, self.model.config.sam2.image_size, stage.frames, stage.scenes, self.args.sentences,
+            scenes, self.model.config.sam2.image_size, stage.frames, stage.scenes, stage.sentences,
             seed=self.args.seed, steps=range(self.done, stage.steps), processes=self.processes,
         )  # fmt: skip
         bar = tqdm(
