@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from configs.cli import all_flags, network_from_args, parse_flags
+from configs.cli import all_flags, network_from_args, parse_flags, prefer_shipped_version
 from engine.inference.start import load_network, stored_config, stored_flags, weights_to_resume
 from engine.web.jobs import RunOptions
 from engine.web.limits import Limits
@@ -15,8 +15,9 @@ from util.logging import setup_logging
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_flags("app.py", __doc__, ("web", "weights", "run", "model"), argv, {"sam2_version": "nano"})
+    args = parse_flags("app.py", __doc__, ("web", "weights", "run", "model"), argv)
     setup_logging()
+    prefer_shipped_version(args)
     if "output_dir" in args.given:
         logging.warning("--output_dir is not used: results are downloaded from the page")
     args.resume = weights_to_resume(all_flags(args))

@@ -23,7 +23,7 @@ from configs.flags import (
     shard,
 )
 from configs.loading import change_model_config, load_model_config
-from configs.schema import ModelConfig, shipped_folder
+from configs.schema import SHIPPED_VERSIONS, ModelConfig, shipped_folder
 from util.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -127,6 +127,16 @@ def parse_flags(
     return args
 
 
+def prefer_shipped_version(args: argparse.Namespace) -> None:
+    """Without weights on the command line and without `--sam2_version`, the version whose weights are shipped.
+
+    Args:
+        args: from `parse_flags`; changed in place.
+    """
+    if "sam2_version" not in args.given and args.resume is None and args.sam2_weights is None:
+        args.sam2_version = SHIPPED_VERSIONS[0]
+
+
 def adopt_stored_flags(args: argparse.Namespace, stored: Mapping[str, Any]) -> None:
     """Take the model flags that were not given from what a checkpoint says about itself, and say so.
 
@@ -221,11 +231,13 @@ def check_weights_given(args: argparse.Namespace, config: ModelConfig, training:
     if args.untrained:
         logger.warning("the weights are untrained (--untrained): masks are meaningless")
     elif args.resume is None:
-        base = args.sam2_weights or str(shipped_folder(config.sam2.name) or f"pretrain/{config.sam2.checkpoint}")
+        shipped = shipped_folder(config.sam2.name)
+        base = args.sam2_weights or str(shipped or f"pretrain/{config.sam2.checkpoint}")
         if not Path(base).exists() and "://" not in base:
+            cure = "restore it (git checkout)" if shipped else "run `python tools/download_weights.py`"
             raise InputError(
-                f"no --resume checkpoint is given, and {base} does not exist either: give --resume, run "
-                f"`python tools/download_weights.py`, or try the program with --untrained (random weights)"
+                f"no --resume checkpoint is given, and {base} does not exist either: give --resume, {cure}, or try "
+                "the program with --untrained (random weights)"
             )
         if not training:
             logger.warning("no --resume checkpoint: what SAMWISE adds to SAM 2 is untrained, and masks are meaningless")

@@ -91,7 +91,14 @@ class Flag:
 
 
 FLAGS = (
-    Flag("sam2_version", "model", "base", "which SAM 2; nano is small, for experiments", choices=network_versions),
+    Flag(
+        "sam2_version",
+        "model",
+        "base",
+        "which SAM 2; nano is small, and its trained weights are part of the repository",
+        choices=network_versions,
+        default_help="base; nano where inference_demo.py and app.py get neither --resume nor --sam2_weights",
+    ),
     Flag("HSA", "model", False, "hierarchical selective attention in the adapters"),
     Flag("HSA_patch_size", "model", [8, 4, 2], "side of its patches in each adapter, in tokens", positive_int, True),
     Flag("use_cme_head", "model", False, "conditional memory encoder: notice when another object fits better"),
@@ -115,7 +122,7 @@ FLAGS = (
         "weights",
         None,
         "SAMWISE checkpoint (file or URL) or model folder; in training, auto goes on with the last one",
-        default_help="none; outside training pretrained/nano for nano",
+        default_help="none; for nano pretrained/nano with its flags, in training only its frozen parts",
     ),
     Flag(
         "sam2_weights",
@@ -145,7 +152,20 @@ FLAGS = (
         "image, video, folder of frames, URL, camera:N, rtsp address, or - for a stream on standard input",
         required=True,
     ),
-    Flag("text_prompts", "demo", None, "one or more sentences, each in quotes", several=True, required=True),
+    Flag(
+        "text_prompts",
+        "demo",
+        None,
+        "one or more sentences, each in quotes",
+        several=True,
+        default_help="required, but with --truth its sentences",
+    ),
+    Flag(
+        "truth",
+        "demo",
+        None,
+        "JSON file of true masks (docs/demo/shapes.json): print J and F, and draw a sheet of results beside the truth",
+    ),
     Flag("live", "demo", False, "the input is a live stream: show delay and frames per second every second"),
     Flag("drop", "demo", False, "throw frames of a live source away rather than fall behind"),
     Flag("save_masks", "demo", False, "also write mask PNGs of a live source (those of files are always written)"),

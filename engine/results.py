@@ -27,6 +27,7 @@ from util.paths import atomic_path, atomic_write, atomic_write_json
 COMBINED = "all_prompts"
 RECORD = "result.json"
 FRAMES = "frames.jsonl"  # of a live run
+SHEET = "contact_sheet.jpg"  # of a run that was compared with a truth
 _BT601, _LIMITED_RANGE = 6, 1  # what cv2's conversion to YUV produces, as H.264 numbers it (SMPTE 170M)
 _JPEG_QUALITY = 92
 _WHOLE = {"movflags": "+faststart"}
@@ -297,7 +298,7 @@ def remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
         earlier = [prompt["folder"] for prompt in record["prompts"] if prompt["folder"] in folders and prompt["masks"]]
     except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
         return
-    files = [root / RECORD, root / FRAMES, root / f"{COMBINED}.mp4", root / f"{COMBINED}.jpg"]
+    files = [root / RECORD, root / FRAMES, root / f"{COMBINED}.mp4", root / f"{COMBINED}.jpg", root / SHEET]
     for folder in earlier:
         files += [root / f"{folder}.mp4", *(root / folder / "masks" / f"{name}.png" for name in names)]
         files += [root / folder / "overlays" / f"{name}.jpg" for name in names]

@@ -101,7 +101,8 @@ def open_folder(folder: ModelFolder) -> SAMWISE:
     if len(types) == 1:
         model.to(types.pop())
     _compare(folder, model.state_dict(), state)
-    model.load_state_dict(state, assign=True)
+    # Copies, for memory that is aligned: kernels take other paths without, and round differently.
+    model.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, assign=True)
     model.tokenizer = folder_tokenizer(folder)
     model.training_facts = folder.config.training
     return model

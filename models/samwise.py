@@ -153,7 +153,9 @@ class SAMWISE(nn.Module, HubMixin):
         """An empty session for one video (or, in training, one clip)."""
         return Session(self.config.sam2.max_memories, self.config.sam2.max_pointers)
 
-    def encode(self, frames: Tensor, tokens: TokenBatch, clip_of: Tensor | None = None) -> ClipFeatures:
+    def encode(
+        self, frames: Tensor, tokens: TokenBatch, clip_of: Tensor | None = None, outputs: list[Tensor] | None = None
+    ) -> ClipFeatures:
         """Encode clips together with their sentences.
 
         Stages before the first adapter run once per clip, whatever the number of its sentences.
@@ -162,6 +164,8 @@ class SAMWISE(nn.Module, HubMixin):
             frames: (V, T, 3, S, S), normalised and padded.
             tokens: B sentences.
             clip_of: (B,) int64, the clip of each sentence; by default all belong to the only clip, or each to its own.
+            outputs: gets the output of every stage of the trunk, (V * T, H, W, channels) or from the first adapter on
+                (B * T, ...), for losses on them.
 
         Returns:
             The features of B samples.
@@ -194,6 +198,8 @@ class SAMWISE(nn.Module, HubMixin):
                 visual_out, text_out = adapter(attended, mean, text, words)
                 x, text = (visual + visual_out).flatten(0, 1), text + text_out
             levels.append(x)
+        if outputs is not None:
+            outputs += levels
         text = self.text_encoder.run_layers(text, words, layers_run, self.config.text.layers)
         fine = (
             neck.high_resolution(0, levels[0], decoder.conv_s0).unflatten(0, (-1, length)),
@@ -203,7 +209,7 @@ class SAMWISE(nn.Module, HubMixin):
         coarse = [level.unflatten(0, (-1, length)) for level in levels[2:]]
         coarse = [x if stage >= first else _spread(x, clip_of) for stage, x in enumerate(coarse, start=2)]
         feature_map = neck.feature_map(*(x.flatten(0, 1) for x in coarse)).unflatten(0, (-1, length))
-        return ClipFeatures(feature_map, fine, (False, first <= 1), clip_of, text[:, 0], self.prompts(text, tokens))
+        return ClipFeatures(feature_map, fine, (False, first <= 1), clip_of, text[:, 0], self._prompts(text, tokens))
 
     def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there."""
@@ -211,7 +217,7 @@ class SAMWISE(nn.Module, HubMixin):
             return function(x)
         return torch.cat([function(frame) for frame in x.split(1)])
 
-    def prompts(self, text: Tensor, tokens: TokenBatch) -> Prompts:
+    def _prompts(self, text: Tensor, tokens: TokenBatch) -> Prompts:
         """Prompt tokens (B, P, C) from the text (B, L, D) after its last layer, and which of them count."""
         encoder = self.sam.sam_prompt_encoder
         if tokens.verbs is None:

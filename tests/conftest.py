@@ -108,9 +108,12 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs real data in a clone without it."""
-    if SHARED.is_dir():
-        return
-    without = [item for item in items if "shared" in getattr(item, "fixturenames", ())]
-    config.hook.pytest_deselected(items=without)
-    items[:] = [item for item in items if item not in without]
+    """Deselect what needs real data in a clone without it and, unless -m says something, what is slow."""
+    left_out = set()
+    if not SHARED.is_dir():
+        left_out |= {item for item in items if "shared" in getattr(item, "fixturenames", ())}
+    if not config.getoption("markexpr"):
+        left_out |= {item for item in items if item.get_closest_marker("slow")}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]

@@ -13,15 +13,19 @@ import torch
 from PIL import Image
 
 import inference_demo
+from configs import schema
 from datasets.media import open_media
+from engine.demo_truth import read_truth
 from models.tokenizer import byte_tokenizer
 from tests.conftest import build_micro
 from tests.media_files import cut, picture, write_video
 from tests.weight_files import save_published
-from tools.make_demo_clip import clip
-from util.errors import run_script
+from tools.data import make_demo_clip
+from util.errors import InputError, run_script
+from util.metrics import jaccard, video_scores
 
 SCRIPT = Path(inference_demo.__file__)
+DEMO = SCRIPT.parent / "docs" / "demo"
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +120,81 @@ def test_image_with_untrained_weights(
     assert "frame/s" in printed.err
 
 
-def test_shipped_clip() -> None:
-    """The clip of `make demo` is small, and shows what the tool draws."""
-    path = SCRIPT.parent / "docs" / "demo" / "shapes.mp4"
-    media = open_media(str(path))
-    assert (media.length, media.frame_size, media.fps) == (28, (270, 480), 12)
-    assert path.stat().st_size < 300_000
-    for shipped, drawn in zip(media, clip(), strict=True):
-        assert np.abs(shipped.astype(int) - drawn).mean() < 6
+def test_shipped_clip(tmp_path: Path) -> None:
+    """The clip of `make demo` is small, and is what the tool draws: frames, sentences and truth."""
+    make_demo_clip.main(["--out", str(tmp_path)])
+    assert sum(file.stat().st_size for file in DEMO.iterdir()) < 600_000
+    shipped, drawn = (open_media(str(folder / "shapes.mp4")) for folder in (DEMO, tmp_path))
+    assert (shipped.length, shipped.frame_size, shipped.fps) == (40, (240, 320), 8)
+    for one, other in zip(shipped, drawn, strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 6
+    truth, again = (read_truth(folder / "shapes.json") for folder in (DEMO, tmp_path))
+    assert truth.sentences == again.sentences
+    assert [*truth.sentences] == (DEMO / "shapes.txt").read_text().splitlines()
+    assert len({tuple(names) for names in truth.sentences.values()}) >= 4  # they mean different things
+    for sentence in truth.sentences:
+        for index in range(truth.length):
+            assert jaccard(truth.mask(sentence, index), again.mask(sentence, index)) > 0.9
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The micro network as the shipped nano."""
+    build_micro("nano", switch_mem="avg").save_pretrained(tmp_path / "pretrained" / "nano")
+    monkeypatch.setattr(schema, "PRETRAINED", tmp_path / "pretrained")
+    return tmp_path / "pretrained" / "nano"
+
+
+@pytest.fixture
+def beginning(tmp_path: Path) -> Path:
+    """A folder with the first three frames of the shipped clip, and truth.json beside it."""
+    content = json.loads((DEMO / "shapes.json").read_text())
+    content["objects"] = {name: masks[:3] for name, masks in content["objects"].items()}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "frames").mkdir()
+    for index, frame in zip(range(3), open_media(str(DEMO / "shapes.mp4")), strict=False):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{index}.png")
+    return tmp_path / "frames"
+
+
+def test_without_weights_the_shipped_ones_are_used(
+    shipped: Path, beginning: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With their flags; without prompts all sentences of a truth are used and scored."""
+    out, truth = tmp_path / "out", read_truth(tmp_path / "truth.json")
+    flags = ["--output_dir", str(out), "--device", "cpu", "--truth", str(truth.path)]
+    inference_demo.main(["--input_path", str(beginning), *flags])
+    record = json.loads((out / "result.json").read_text())
+    used = {name: record["flags"][name] for name in ("sam2_version", "HSA", "use_cme_head", "switch_mem")}
+    assert used == {"sam2_version": "nano", "HSA": True, "use_cme_head": True, "switch_mem": "avg"}
+    assert (record["untrained"], record["weights"]["tensors"]["fresh"]) == (False, 0)
+    assert record["weights"]["files"][0]["path"] == str(shipped / "model.safetensors")
+    assert [prompt["text"] for prompt in record["prompts"]] == [*truth.sentences]
+    for prompt in record["prompts"]:
+        masks = [np.asarray(Image.open(out / file)) for file in prompt["masks"]]
+        j, f = video_scores(masks, [truth.mask(prompt["text"], index) for index in range(3)])
+        assert (prompt["J"], prompt["F"]) == pytest.approx((j.mean(), f.mean()))
+    assert capsys.readouterr().out.splitlines()[-1] == f"look at: {out / 'contact_sheet.jpg'}"
+
+
+VERSIONS: dict[str, tuple[list[str], str]] = {
+    "checkpoint": (["--resume", "other_size.pth"], "does not fit --sam2_version base"),
+    "base weights": (["--sam2_weights", "whole.pth"], "whole.pth"),
+    "shipped ones gone": ([], "pretrained/nano does not exist, which is a part of the repository"),
+    "truth of another video": (["--truth", str(DEMO / "shapes.json")], "is of 40 frames of 320x240"),
+}
+
+
+@pytest.mark.parametrize("case", VERSIONS)
+def test_one_line_for_weights_and_truths_that_do_not_fit(
+    case: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given weights without a version are of base, as ever."""
+    more, message = VERSIONS[case]
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(schema, "PRETRAINED", tmp_path / "pretrained")
+    flags = ["--input_path", "whole.jpg", "--text_prompts", "the disc", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=message) as caught:
+        inference_demo.main([*flags, *more])
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("*"))

@@ -38,8 +38,9 @@ from tools.stand_in.scenes import batches, read_scenes
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
-from util.paths import writable_folder
+from util.paths import atomic_path, writable_folder
 
+HEADS = Path("training/heads.pth")  # in a folder of results
 WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left at the end
 WEIGHT_DECAY, BETAS, MAX_NORM = 0.01, (0.9, 0.98), 1.0
 _LOGGED = 50  # steps between two lines of the log
@@ -63,13 +64,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
     parser.add_argument("--roberta", required=True, help="folder of the tokenizer (tools/train_tokenizer.py makes it)")
     parser.add_argument("--output", type=Path, default=Path("output/stand-in"), help="default: output/stand-in")
-    parser.add_argument("--init", type=Path, help="model folder to begin from (default: random weights)")
+    parser.add_argument("--init", type=Path, help="OUTPUT of an earlier training to begin from (default: random)")
     parser.add_argument("--steps", type=int, nargs=2, default=(1500, 1200), metavar=("IMAGES", "CLIPS"),
                         help="steps with images and with clips (default: 1500 1200)")  # fmt: skip
     parser.add_argument("--scenes", type=int, nargs=2, default=(8, 2), metavar=("IMAGES", "CLIPS"),
                         help="images and clips in a step (default: 8 2)")  # fmt: skip
-    parser.add_argument("--sentences", type=int, nargs=2, default=(8, 4), metavar=("IMAGES", "CLIPS"),
-                        help="for each image and clip of a step (default: 8 4)")  # fmt: skip
+    parser.add_argument("--sentences", type=int, nargs=2, default=(4, 4), metavar=("IMAGES", "CLIPS"),
+                        help="for each image and clip of a step (default: 4 4)")  # fmt: skip
     parser.add_argument("--frames", type=int, default=6, help="of a clip (default: 6)")
     parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
     parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
@@ -97,12 +98,11 @@ def stages_of(args: argparse.Namespace) -> list[Stage]:
 
 def build(args: argparse.Namespace) -> SAMWISE:
     """The network, whose parameters all learn and of which nothing is dropped at random."""
+    size = {} if args.image_size is None else {"sam2__image_size": args.image_size}
+    config = load_model_config("nano", hsa=True, **size)
+    model, _ = load_model(config, untrained=True, roberta=args.roberta, seed=args.seed)
     if args.init is not None:
-        model = SAMWISE.from_pretrained(args.init)
-    else:
-        size = {} if args.image_size is None else {"sam2__image_size": args.image_size}
-        config = load_model_config("nano", hsa=True, **size)
-        model, _ = load_model(config, untrained=True, roberta=args.roberta, seed=args.seed)
+        model.load_state_dict(SAMWISE.from_pretrained(args.init).state_dict())
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -123,6 +123,8 @@ class StandInTraining:
         torch.manual_seed(args.seed)
         self.model = build(args)
         self.lessons = Lessons(self.model).to(args.device)
+        if args.init is not None and (args.init / HEADS).is_file():
+            self.lessons.load_state_dict(torch.load(args.init / HEADS, map_location=args.device, weights_only=True))
         self.parameters = [*self.model.parameters(), *self.lessons.parameters()]
         self.stages = stages_of(args)
         self.folder = writable_folder(args.output / "training")
@@ -188,6 +190,8 @@ class StandInTraining:
         self.model.eval()
         steps = {stage.name: stage.steps for stage in self.stages}
         self.model.training_facts = {"data": "RefShapes", "role": "stand-in for SAM 2 and RoBERTa", "steps": steps}
+        with atomic_path(self.args.output / HEADS) as path:
+            torch.save(self.lessons.state_dict(), path)
         self.model.save_pretrained(self.args.output)
         self.state_file.unlink()
 

@@ -64,7 +64,7 @@ def draw_pictures(job: PictureJob) -> None:
         OSError: a file cannot be read or written.
     """
     count = len(job.video.frames)
-    chosen = sorted({round(place) for place in np.linspace(0, count - 1, min(count, SHEET_FRAMES))})
+    chosen = chosen_frames(count)
     cells: dict[str, list[np.ndarray]] = {target.folder: [] for target in job.targets}
     for index in range(count):
         with Image.open(job.video.frame_path(index)) as image:
@@ -75,10 +75,15 @@ def draw_pictures(job: PictureJob) -> None:
             overlay = draw_overlay(frame, objects, palette(len(objects)), labels)
             save_jpeg(job.folder / target.folder / f"{job.video.frames[index]}.jpg", overlay)
             if index in chosen:
-                cells[target.folder].append(_cell(frame, objects, job.video.frames[index]))
+                cells[target.folder].append(draw_cell(frame, objects, job.video.frames[index]))
                 if job.ground_truth is not None:
-                    cells[target.folder].append(_cell(frame, _truth(job, target, index), "ground truth"))
-    save_jpeg(job.sheet, _sheet([(_title(job.video, target), cells[target.folder]) for target in job.targets]))
+                    cells[target.folder].append(draw_cell(frame, _truth(job, target, index), "ground truth"))
+    save_jpeg(job.sheet, draw_sheet([(_title(job.video, target), cells[target.folder]) for target in job.targets]))
+
+
+def chosen_frames(count: int) -> list[int]:
+    """Indices of the frames of a contact sheet, spread over a video of `count`."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, SHEET_FRAMES))})
 
 
 def _name(video: Video, index: int) -> str:
@@ -94,7 +99,7 @@ def _truth(job: PictureJob, target: Target, index: int) -> list[NDArray[np.bool_
     return [job.ground_truth.mask(job.video, job.video.expressions[place], index) for place in target.expressions]
 
 
-def _cell(frame: np.ndarray, objects: Sequence[NDArray[np.bool_]], label: str) -> np.ndarray:
+def draw_cell(frame: np.ndarray, objects: Sequence[NDArray[np.bool_]], label: str) -> np.ndarray:
     """A small overlay, `CELL_WIDTH` wide."""
     size = (CELL_WIDTH, max(1, round(CELL_WIDTH * frame.shape[0] / frame.shape[1])))
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
@@ -104,7 +109,7 @@ def _cell(frame: np.ndarray, objects: Sequence[NDArray[np.bool_]], label: str) -
     return small
 
 
-def _sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
+def draw_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
     """(H, W, 3) uint8: per row a title, and below it its cells side by side."""
     strips = []
     for title, cells in rows:

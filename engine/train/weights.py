@@ -19,7 +19,9 @@ from engine.train.checkpoints import StoredCheckpoint
 from models.base_weights import published_state
 from models.checkpoint import Checkpoint, LoadReport, load_checkpoint, read_checkpoint
 from models.checkpoint_keys import FAIRSEQ_ENCODER, is_ignored, is_trainable, to_fairseq
+from models.model_folder import is_folder, read_folder
 from models.samwise import SAMWISE
+from models.stand_in import load_on_stand_in
 from util.errors import InputError
 
 FROZEN = "frozen"  # the key of `frozen_record` in a checkpoint
@@ -93,6 +95,8 @@ def load_network(
     if frozen is not None:
         checkpoint = dataclasses.replace(checkpoint, state={**frozen, **checkpoint.state})
         report = load_checkpoint(model, checkpoint, allow_fresh=False)
+    elif sam2_weights is not None and is_folder(sam2_weights):
+        report = load_on_stand_in(model, checkpoint, read_folder(sam2_weights), roberta)
     else:
         report = load_checkpoint(model, checkpoint, sam2_weights=sam2_weights, roberta=roberta, allow_fresh=False)
     if _frozen_digest(model) != record["sha256"]:

@@ -16,6 +16,7 @@ from configs.cli import (
     check_weights_given,
     model_config_from_args,
     parse_flags,
+    prefer_shipped_version,
 )
 from configs.loading import load_model_config
 from util.errors import InputError
@@ -107,8 +108,19 @@ def test_mistakes_are_one_line(argv: list[str], message: str, capsys: pytest.Cap
 
 
 def test_missing_required_flags_are_named() -> None:
-    with pytest.raises(InputError, match="required: --input_path, --text_prompts"):
+    with pytest.raises(InputError, match="required: --input_path"):
         parse_flags("inference_demo.py", "", DEMO, [])
+
+
+def test_shipped_weights_are_preferred_to_none() -> None:
+    expected = {"": "nano", "--untrained": "nano", "--resume=x": "base", "--sam2_weights=x": "base"}
+    for flag, version in expected.items():
+        args = parse(*filter(None, [flag]))
+        prefer_shipped_version(args)
+        assert args.sam2_version == version
+    args = parse("--sam2_version", "tiny")
+    prefer_shipped_version(args)
+    assert args.sam2_version == "tiny"
 
 
 def test_a_script_has_only_its_groups() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from models.checkpoint import LoadReport, load_weights, read_checkpoint
 from models.checkpoint_formats import arguments_of
 from models.checkpoint_keys import is_trainable
 from models.samwise import SAMWISE
+from models.tokenizer import Tokenizer, byte_tokenizer
 from tests.conftest import build_micro
 from tests.weight_files import assert_same, published, save_published, save_roberta, save_sam2
 from util.errors import InputError
@@ -46,7 +48,7 @@ def begun(start: SAMWISE, folder: Path, origin: str) -> tuple[SAMWISE, LoadRepor
     return model, report, flags
 
 
-def saved(model: SAMWISE, files: tuple[Path, ...], folder: Path) -> StoredCheckpoint:
+def saved(model: SAMWISE, files: Sequence[Path], folder: Path) -> StoredCheckpoint:
     """A small checkpoint of `model`, written and read."""
     store = CheckpointStore(folder / "run", 3)
     state = {"model": trained_state(model), "args": arguments_of(model.config), "frozen": frozen_record(model, files)}
@@ -85,6 +87,18 @@ def test_files_that_moved_are_given_by_flags(start: SAMWISE, tmp_path: Path) -> 
         load_network(build_micro(seed=3), stored)
     again = build_micro(seed=3)
     load_network(again, stored, sam2_weights=str(moved), roberta=flags["roberta"])
+    assert_same(again, model)
+
+
+def test_a_stand_in_that_moved_is_given_by_a_flag(tmp_path: Path) -> None:
+    model = build_micro(seed=5)
+    model.tokenizer = Tokenizer(byte_tokenizer(), 30)
+    model.save_pretrained(tmp_path / "stand_in")
+    train(model)
+    stored = saved(model, [tmp_path / "stand_in" / "model.safetensors"], tmp_path)
+    moved = (tmp_path / "stand_in").rename(tmp_path / "moved")
+    again = build_micro(seed=3)
+    load_network(again, stored, sam2_weights=str(moved))
     assert_same(again, model)
 
 

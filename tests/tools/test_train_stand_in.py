@@ -12,7 +12,7 @@ from models.samwise import SAMWISE
 from tests.weight_files import save_vocabulary
 from tools import train_stand_in
 from tools.data import make_refshapes
-from tools.stand_in.lessons import CLASSES, Lessons, encode, shrink_labels
+from tools.stand_in.lessons import CLASSES, Lessons, object_motion, shrink_labels
 from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_scenes
 from util.distributed import Processes
 from util.errors import InputError
@@ -51,10 +51,14 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
     train_stand_in.main([*command, str(tmp_path / "whole")])
     after = tensors(tmp_path / "whole")
     learned = [key for key, value in before.items() if not torch.equal(value, after[key])]
-    for part in ("sam.image_encoder.trunk", "sam.memory_attention", "text_encoder", "sam.sam_mask", "sam.sam_prompt"):
+    for part in ("sam.image_encoder.trunk", "sam.memory_attention", "text_encoder", "cmt_adapters", "sam.sam_mask"):
         assert any(key.startswith(part) for key in learned), part
-    assert not any(key.startswith("cmt_adapters") for key in learned)
     assert not (tmp_path / "whole" / "training" / "state.pth").exists()
+    longer = [*quick, "--init", str(tmp_path / "whole"), "--output", str(tmp_path / "longer"), "--steps", "1", "0"]
+    begun = train_stand_in.StandInTraining(train_stand_in.parse_args(longer), Processes())
+    assert all(torch.equal(value, after[key]) for key, value in begun.model.state_dict().items())
+    heads = torch.load(tmp_path / "whole" / train_stand_in.HEADS, weights_only=True)
+    assert all(torch.equal(value, heads[key]) for key, value in begun.lessons.state_dict().items())
 
     steps = 0
 
@@ -114,27 +118,26 @@ def test_frames_are_at_an_even_distance(count: int, wanted: int) -> None:
         assert steps <= {1, 2, 3}
 
 
+def test_motion_is_that_of_the_drawn_object() -> None:
+    labels = torch.zeros(1, 4, 32, 32, dtype=torch.uint8)
+    for frame in range(4):
+        labels[0, frame, 8:12, 2 + 4 * frame : 6 + 4 * frame] = 1
+        labels[0, frame, 20 - frame : 24 + frame, 10 - frame : 14 + frame] = 2
+    motion = object_motion(labels)
+    assert motion[0, 1, 1].tolist() == pytest.approx([4 / 32 * 16, 0, 0], abs=1e-5)
+    assert motion[0, 1, 2].tolist() == pytest.approx([0, 0, np.log(8**2 / 4**2) / 2 * 8], abs=1e-5)
+    assert motion[:, [0, 3]].isnan().all()
+    assert motion[:, :, 3:].isnan().all()
+
+
 def test_labels_shrink_to_the_middle_of_cells() -> None:
     labels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
     assert shrink_labels(labels, 2).tolist() == [[[[5, 7], [13, 15]]]]
 
 
-def test_without_adapters_features_are_those_of_silent_adapters(quick: list[str], refshapes: Path) -> None:
-    model = train_stand_in.build(train_stand_in.parse_args(quick)).eval()
-    for adapter in model.cmt_adapters:
-        for last in (adapter.proj_vis_up[1].weight, adapter.proj_vis_up[1].bias, adapter.proj_text_up[0].weight):
-            torch.nn.init.zeros_(last)
-    batch = make_batch(read_scenes(refshapes, "train"), SIDE, 2, 2, np.random.default_rng(0))
-    features, levels = encode(model, batch)
-    assert model.tokenizer is not None
-    expected = model.encode(batch.frames, model.tokenizer(batch.texts), batch.clip_of)
-    assert torch.allclose(features.map, expected.map, atol=1e-5)
-    assert torch.allclose(features.prompts[0], expected.prompts[0], atol=1e-5)
-    for t in range(2):
-        ours, theirs = features.frame(t), expected.frame(t)
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours.fine, theirs.fine, strict=True))
-    assert [level.shape[1] for level in levels] == [SIDE // 4, SIDE // 8, SIDE // 16, SIDE // 32]
-    assert Lessons(model).named.out_features == sum(CLASSES) == sum(len(words) + 1 for words in PROPERTIES.values())
+def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> None:
+    lessons = Lessons(train_stand_in.build(train_stand_in.parse_args([*quick, "--output", str(tmp_path)])))
+    assert lessons.named.out_features == sum(CLASSES) == sum(len(options) + 1 for options in PROPERTIES.values())
 
 
 @pytest.mark.parametrize(

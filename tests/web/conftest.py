@@ -1,4 +1,4 @@
-"""Leaves the tests that need a browser to `pytest -m slow`, and those that need Gradio to where it is installed."""
+"""Leaves the tests that need Gradio to where it is installed: the environment of `make test` has it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-collect_ignore = [] if find_spec("gradio") else ["test_web_page.py"]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker of tests that `make test-all` runs."""
-    config.addinivalue_line("markers", "slow: needs more than Python; run by `make test-all`")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect them unless `-m` says something."""
-    if config.getoption("markexpr"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+collect_ignore = [] if find_spec("gradio") else ["test_web_page.py", "test_web_users.py"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

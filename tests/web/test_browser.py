@@ -27,7 +27,7 @@ from tests.conftest import build_micro
 from tests.media_files import quadrants, write_video
 from util.drawing import palette
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:gradio.queueing")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.filterwarnings("ignore::Warning:gradio.queueing")]
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "output" / "screenshots"
 SENTENCES = ["the red thing on the left", "zebra 42 flies?"]
@@ -118,7 +118,8 @@ class Visitor:
 
     def screenshot(self, moment: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=SCREENSHOTS / f"{self.name}-{moment}.png", full_page=True)
+        path = SCREENSHOTS / f"{self.name}-{moment}.png"
+        self.page.screenshot(path=path, full_page=True, animations="disabled")
 
     def leave(self) -> None:
         """Close the window; nothing unusual may have happened."""

@@ -1,10 +1,9 @@
 """What a stand-in for SAM 2 and RoBERTa learns: masks of what sentences mean, and on the way there what objects are.
 
-SAM 2 and the text encoder learn without the adapters that are to join them: the mask decoder gets the sentence as its
-prompt, and the image is encoded once for all its sentences. Grounding learned from masks alone begins late: a small
-network first has to find out that there are objects, how they look, and what words mean. So every stage of the trunk
-also answers directly, through heads that are thrown away afterwards (deep supervision, arXiv 1409.5185): what object a
-pixel belongs to, and whether the sentence means it.
+Grounding learned from masks alone begins late: a small network first has to find out that there are objects, how they
+look, and what words mean. So every stage of the trunk also answers directly, through heads that are thrown away
+afterwards (deep supervision, arXiv 1409.5185): what object a pixel belongs to, how it moves, and whether the sentence
+means it.
 
 Axes: V clips, B samples (clip and sentence), T frames, S side of the network input, h rows and columns of a stage.
 """
@@ -18,17 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.losses import dice_loss, focal_loss
-from models.sam2.hiera import PATCH_STRIDE
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE
 from models.samwise import SAMWISE, ClipFeatures
-from tools.stand_in.scenes import PROPERTIES, SceneBatch
+from tools.stand_in.scenes import MAX_OBJECTS, PROPERTIES, SceneBatch
 
 # Values of each property, and 0: the ground, or a property that a sentence does not name.
 CLASSES = tuple(len(options) + 1 for options in PROPERTIES.values())
 _MATCH_DIM = 64
+_MOTION = 3  # right and down in sides of the input per 16 frames, growth of the logarithm of the area per 8 frames
+_MOTION_SCALE = (16.0, 16.0, 8.0)
 _OBJECT_WEIGHT, _GROUND_WEIGHT = 4.0, 0.3
-FOCAL_WEIGHT, SCORE_WEIGHT, IOU_WEIGHT, PROPERTY_WEIGHT, MATCH_WEIGHT = 20.0, 0.1, 0.1, 0.25, 0.5
+FOCAL_WEIGHT, SCORE_WEIGHT, IOU_WEIGHT, PROPERTY_WEIGHT, MOTION_WEIGHT = 20.0, 0.1, 0.1, 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,29 @@ class Lessons(nn.Module):
         hiera, text = model.config.sam2.hiera, model.config.text
         widths = [hiera.embed_dim << stage for stage in range(len(hiera.stages))]
         self.properties = nn.ModuleList(nn.Linear(width, sum(CLASSES)) for width in widths[:-1])
-        self.match = nn.ModuleList(nn.Linear(width, _MATCH_DIM + 1) for width in widths)
+        self.motion = nn.ModuleList(nn.Linear(width, _MOTION) for width in widths[1:])
+        self.match = nn.ModuleList(nn.Linear(width, _MATCH_DIM + 1) for width in widths[1:])
         self.sentence = nn.Linear(text.hidden_size, _MATCH_DIM)
         self.named = nn.Linear(text.hidden_size, sum(CLASSES))
 
     def forward(self, model: SAMWISE, batch: SceneBatch) -> Outcome:
         """Segment a batch and compare."""
-        features, levels = encode(model, batch)
+        assert model.tokenizer is not None
+        outputs: list[Tensor] = []
+        features = model.encode(batch.frames, model.tokenizer(batch.texts), batch.clip_of, outputs)
         losses, iou = mask_losses(segment(model, features), batch.targets)
         losses["named"] = self._named_loss(features, batch)
+        motion = object_motion(batch.labels)
         wanted = self.sentence(features.sentence)
-        for stage, level in enumerate(levels):
-            x = level.unflatten(0, (-1, batch.frames.shape[1]))
-            losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
+        for stage, output in enumerate(outputs):
+            x = output.unflatten(0, (-1, batch.frames.shape[1]))
+            spread = batch.clip_of if x.shape[0] == len(batch.texts) else torch.arange(x.shape[0])
+            labels = shrink_labels(batch.labels, x.shape[2])[spread]
             if stage < len(self.properties):
-                labels = shrink_labels(batch.labels, x.shape[2])
-                losses[f"properties{stage}"] = self._property_loss(stage, x, labels, batch.properties)
+                losses[f"properties{stage}"] = self._property_loss(stage, x, labels, batch.properties[spread])
+            if stage > 0:
+                losses[f"motion{stage}"] = self._motion_loss(stage, x, labels, motion[spread])
+                losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch.targets)
         return Outcome(losses, iou)
 
     def _named_loss(self, features: ClipFeatures, batch: SceneBatch) -> Tensor:
@@ -80,7 +87,7 @@ class Lessons(nn.Module):
         return torch.stack(losses).mean()
 
     def _property_loss(self, stage: int, x: Tensor, labels: Tensor, properties: Tensor) -> Tensor:
-        """Of x (V, T, h, h, C), labels (V, T, h, h), properties (V, MAX_OBJECTS + 1, 4)."""
+        """Of x (K, T, h, h, C), labels (K, T, h, h), properties (K, MAX_OBJECTS + 1, 4)."""
         answers = self.properties[stage](x).flatten(0, 3).split(CLASSES, dim=-1)
         truth = _look_up(properties, labels).flatten(0, 3)
         weight = torch.where(labels.flatten() > 0, _OBJECT_WEIGHT, _GROUND_WEIGHT)
@@ -89,38 +96,20 @@ class Lessons(nn.Module):
         ]
         return PROPERTY_WEIGHT * torch.stack(losses).sum() / weight.sum()
 
-    def _match_loss(self, stage: int, x: Tensor, wanted: Tensor, batch: SceneBatch) -> Tensor:
-        """Of x (V, T, h, h, C) and sentences (B, _MATCH_DIM)."""
-        answer = self.match[stage](x)[batch.clip_of]
+    def _motion_loss(self, stage: int, x: Tensor, labels: Tensor, motion: Tensor) -> Tensor:
+        """Of x (K, T, h, h, C), labels (K, T, h, h), motion (K, T, MAX_OBJECTS + 1, 3), NaN where unknown."""
+        truth = _look_up(motion.flatten(0, 1), labels.flatten(0, 1)).view(*labels.shape, _MOTION)
+        known = ~truth.isnan().any(-1) & (labels > 0)
+        if not known.any():
+            return x.new_zeros(())
+        return MOTION_WEIGHT * F.smooth_l1_loss(self.motion[stage - 1](x[known]), truth[known])
+
+    def _match_loss(self, stage: int, x: Tensor, wanted: Tensor, targets: Tensor) -> Tensor:
+        """Of x (B, T, h, h, C), sentences (B, _MATCH_DIM), targets (B, T, S, S)."""
+        answer = self.match[stage - 1](x)
         scores = torch.einsum("bthwc,bc->bthw", answer[..., :-1], wanted) / _MATCH_DIM**0.5 + answer[..., -1]
-        shares = F.adaptive_avg_pool2d(batch.targets, x.shape[2])
-        return MATCH_WEIGHT * (F.binary_cross_entropy_with_logits(scores, shares) + 0.3 * dice_loss(scores, shares))
-
-
-def encode(model: SAMWISE, batch: SceneBatch) -> tuple[ClipFeatures, list[Tensor]]:
-    """Clips and sentences, without adapters between them.
-
-    Returns:
-        the features of B samples, and the output of every stage of the trunk, (V * T, h, h, channels).
-    """
-    assert model.tokenizer is not None
-    length, side = batch.frames.shape[1], batch.frames.shape[-1] // PATCH_STRIDE
-    trunk, neck, decoder = model.sam.image_encoder.trunk, model.sam.image_encoder.neck, model.sam.sam_mask_decoder
-    x = trunk.run_stage(0, trunk.embed(batch.frames.flatten(0, 1), trunk.position(side, side)))
-    levels = [x]
-    for stage in range(1, len(trunk.stage_ends)):
-        levels.append(trunk.run_stage(stage, levels[-1]))
-    feature_map = neck.feature_map(*levels[2:]).unflatten(0, (-1, length))
-    fine = (
-        neck.high_resolution(0, levels[0], decoder.conv_s0).unflatten(0, (-1, length)),
-        neck.high_resolution(1, levels[1], decoder.conv_s1).unflatten(0, (-1, length)),
-    )
-    tokens = model.tokenizer(batch.texts).to(batch.frames.device)
-    text = model.text_encoder.embeddings(tokens)
-    text = model.text_encoder.run_layers(text, tokens.words, 0, model.config.text.layers)
-    prompts = model.prompts(text, tokens)
-    chosen = batch.clip_of
-    return ClipFeatures(feature_map[chosen], fine, (False, False), chosen, text[:, 0], prompts), levels
+        shares = F.adaptive_avg_pool2d(targets, x.shape[2])
+        return F.binary_cross_entropy_with_logits(scores, shares) + 0.3 * dice_loss(scores, shares)
 
 
 def segment(model: SAMWISE, features: ClipFeatures) -> list[DecodedMask]:
@@ -165,6 +154,29 @@ def shrink_labels(labels: Tensor, side: int) -> Tensor:
     """(V, T, S, S) -> (V, T, side, side): the label in the middle of every cell."""
     cell = labels.shape[-1] // side
     return labels[..., cell // 2 :: cell, cell // 2 :: cell].long()
+
+
+def object_motion(labels: Tensor) -> Tensor:
+    """How objects move: differences between the frames before and after, of centre and of the logarithm of the area.
+
+    Args:
+        labels: (V, T, S, S).
+
+    Returns:
+        (V, T, MAX_OBJECTS + 1, 3), see `_MOTION`; NaN in the first and last frame and where an object is not visible.
+    """
+    clips, frames, side = labels.shape[:3]
+    numbers = torch.arange(MAX_OBJECTS + 1, device=labels.device, dtype=labels.dtype)
+    one_hot = (labels.flatten(2)[..., None] == numbers).float()  # (V, T, S * S, MAX_OBJECTS + 1)
+    place = torch.stack(torch.meshgrid(*[torch.arange(side) / side] * 2, indexing="xy"), dim=-1).view(1, 1, -1, 2)
+    area = one_hot.sum(2)
+    centre = torch.einsum("vtpn,uwpc->vtnc", one_hot, place.to(labels.device)) / area[..., None]
+    state = torch.cat([centre, area.log()[..., None]], dim=-1)
+    motion = torch.full((clips, frames, MAX_OBJECTS + 1, _MOTION), torch.nan, device=labels.device)
+    if frames > 2:
+        change = (state[:, 2:] - state[:, :-2]) / 2 * torch.tensor(_MOTION_SCALE, device=labels.device)
+        motion[:, 1:-1] = torch.where(change.isfinite(), change, torch.nan)
+    return motion
 
 
 def _look_up(table: Tensor, labels: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The parts of tools/miniature.py: the stages, what they measure, and the tables."""

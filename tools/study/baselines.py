@@ -1,0 +1,208 @@
+"""What J and F are worth: scores on RefShapes without a model, and of a model that is asked for something else.
+
+    python3 tools/study/baselines.py data/refshapes output/X/Annotations --out baselines.json
+
+- largest: for every sentence the object that covers the largest part of the video, with its true masks;
+- all: all objects of the video, with their true masks;
+- other: the prediction for another sentence of the same video that means other objects, scored against the truth of
+  the first; the mean over all such sentences;
+- disjoint: the same with sentences that have no object in common with the first.
+
+A model that listens scores far less in the last two than for the sentences themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the project's folder has to be found
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+from configs.cli import natural_int
+from datasets.mevis import open_mevis
+from datasets.video_index import MASK_SUFFIX, Expression, MaskDictionary, Video, VideoDataset
+from engine.scoring.mask_store import MaskStore, open_store
+from engine.scoring.pool import ScorePool
+from engine.scoring.tables import text_table
+from tools.study.scores import mean_of
+from util.errors import InputError, run_script
+from util.metrics import PackedMask
+from util.paths import atomic_write_json
+
+LARGEST, EVERYTHING, OTHER, DISJOINT = "largest", "all", "other", "disjoint"
+Masks = list[PackedMask]
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VideoTask:
+    """One video to score; it is sent to worker processes.
+
+    Attributes:
+        video: with the expressions that have targets.
+        objects: an expression for each object of the scene.
+        truth: the masks of these objects.
+    """
+
+    video: Video
+    objects: tuple[Expression, ...]
+    truth: MaskDictionary
+
+
+def video_tasks(dataset: VideoDataset, objects: Mapping[str, int]) -> list[VideoTask]:
+    """The videos of a split.
+
+    Args:
+        dataset: with ground truth.
+        objects: video -> number of objects in it.
+
+    Raises:
+        InputError: the data set is another one.
+    """
+    assert isinstance(dataset.ground_truth, MaskDictionary)
+    tasks = []
+    for video in dataset.videos:
+        meant = tuple(expression for expression in video.expressions if expression.obj_ids)
+        if not meant:
+            continue
+        first = int(meant[0].anno_ids[0]) - meant[0].obj_ids[0]  # annotation ids of a video follow each other
+        ids = [str(first + number) for number in range(objects.get(video.name, 0))]
+        if not ids or not all(key in dataset.ground_truth.masks for key in ids):
+            raise InputError(
+                f"{dataset.meta_path}: {video.name} is not as refshapes.json says; are both of one data set?"
+            )
+        truth = replace(dataset.ground_truth, masks={key: dataset.ground_truth.masks[key] for key in ids})
+        scene = tuple(Expression("", "", (number,), (key,)) for number, key in enumerate(ids))
+        tasks.append(VideoTask(replace(video, expressions=meant), scene, truth))
+    return tasks
+
+
+def mean_jf(predictions: Iterable[PackedMask], truths: Iterable[PackedMask]) -> tuple[float, float]:
+    """Means of J and F over the frames of a video."""
+    frames = [(own.jaccard(truth), own.boundary_f(truth)) for own, truth in zip(predictions, truths, strict=True)]
+    j, f = np.mean(frames, axis=0)
+    return float(j), float(f)
+
+
+def score_video(task: VideoTask, store: MaskStore) -> dict[str, list[Entry]]:
+    """All baselines of one video: name -> an entry of J and F per expression.
+
+    Entries of "other" and "disjoint" also hold J and F of the sentences themselves, as own_J and own_F; sentences
+    without another one are left out there.
+
+    Raises:
+        InputError: a predicted mask is missing or of another size.
+    """
+    video, frames = task.video, range(len(task.video.frames))
+    scene = np.array([[task.truth.mask(video, item, index) for index in frames] for item in task.objects])
+    truths = {own.id: _packed(_union(scene[list(own.obj_ids)])) for own in video.expressions}
+    predictions = {own.id: _predicted(video, own, store) for own in video.expressions}
+    largest = _packed(scene[scene.mean(axis=(1, 2, 3)).argmax()])
+    everything = _packed(_union(scene))
+    entries: dict[str, list[Entry]] = {LARGEST: [], EVERYTHING: [], OTHER: [], DISJOINT: []}
+    for own in video.expressions:
+        place = {"video": video.name, "expression_id": own.id}
+        for name, masks in ((LARGEST, largest), (EVERYTHING, everything)):
+            j, f = mean_jf(masks, truths[own.id])
+            entries[name].append({**place, "J": j, "F": f})
+        pairs = {
+            other.id: mean_jf(predictions[other.id], truths[own.id])
+            for other in video.expressions
+            if other is own or set(other.obj_ids) != set(own.obj_ids)
+        }
+        own_j, own_f = pairs.pop(own.id)
+        for name, fits in ((OTHER, _any_other), (DISJOINT, _nothing_in_common)):
+            chosen = [pairs[other.id] for other in video.expressions if other.id in pairs and fits(own, other)]
+            if chosen:
+                j, f = (float(value) for value in np.mean(chosen, axis=0))
+                entries[name].append({**place, "J": j, "F": f, "own_J": own_j, "own_F": own_f, "others": len(chosen)})
+    return entries
+
+
+def _any_other(own: Expression, other: Expression) -> bool:
+    return True
+
+
+def _nothing_in_common(own: Expression, other: Expression) -> bool:
+    return not set(own.obj_ids) & set(other.obj_ids)
+
+
+def _union(objects: np.ndarray) -> np.ndarray:
+    """(objects, T, H, W) -> (T, H, W)."""
+    return np.asarray(objects.any(axis=0))
+
+
+def _packed(masks: np.ndarray) -> Masks:
+    return [PackedMask(mask) for mask in masks]
+
+
+def _predicted(video: Video, expression: Expression, store: MaskStore) -> Masks:
+    names = (f"{video.name}/{expression.id}/{frame}{MASK_SUFFIX}" for frame in video.frames)
+    return [PackedMask(store.read(name)) for name in names]
+
+
+def own_entries(entries: Sequence[Entry]) -> list[Entry]:
+    """Of "other" or "disjoint": the same expressions with the scores of their own sentences."""
+    return [{**entry, "J": entry["own_J"], "F": entry["own_F"]} for entry in entries]
+
+
+def score_baselines(data: Path, predictions: Path, split: str, num_workers: int) -> dict[str, list[Entry]]:
+    """All baselines of a split.
+
+    Args:
+        data: a folder that tools/data/make_refshapes.py made.
+        predictions: folder or zip of VIDEO/EXPRESSION/FRAME.png.
+        split: one with ground truth.
+        num_workers: processes; 0 scores in this one.
+
+    Raises:
+        InputError: files are missing or do not fit.
+    """
+    dataset = open_mevis(data / "MeViS_release", split, version=1)
+    try:
+        records = json.loads((data / "refshapes.json").read_bytes())["videos"]
+        objects = {record["name"]: len(record["objects"]) for record in records if record["split"] == split}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{data / 'refshapes.json'} is damaged ({error!r})") from error
+    tasks = video_tasks(dataset, objects)
+    store = open_store(predictions, [task.video.name for task in tasks])
+    score: Callable[[VideoTask], dict[str, list[Entry]]] = partial(score_video, store=store)
+    with ScorePool(num_workers) as pool:
+        frames = [len(task.video.frames) for task in tasks]
+        found = pool.map(score, tasks, frames, "baselines", "frame")
+    return {name: [entry for own in found for entry in own[name]] for name in (LARGEST, EVERYTHING, OTHER, DISJOINT)}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="RefShapes: a folder that tools/data/make_refshapes.py made")
+    parser.add_argument("predictions", type=Path, help="folder or zip of the masks of inference_mevis.py")
+    parser.add_argument("--split", default="valid_u", help="one with ground truth (valid_u)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write: J and F of every expression")
+    parser.add_argument(
+        "--num_workers", type=natural_int, default=4, help="scoring processes, 0: none but this one (4)"
+    )
+    args = parser.parse_args(argv)
+    baselines = score_baselines(args.data, args.predictions, args.split, args.num_workers)
+    atomic_write_json(args.out, baselines)
+    rows = []
+    for name, entries in baselines.items():
+        if entries:
+            mean = mean_of(entries)
+            own = f"{100 * mean_of(own_entries(entries)).j_and_f:.1f}" if name in (OTHER, DISJOINT) else ""
+            rows.append([name, f"{100 * mean.j_and_f:.1f}", own, str(mean.expressions)])
+    print(text_table(("", "J&F", "own sentence", "expressions"), rows))
+
+
+if __name__ == "__main__":
+    run_script(main)
