@@ -27,16 +27,16 @@ from util.errors import InputError, run_script
 
 SCRIPTS: dict[str, Callable[[list[str]], None]] = {"main": main.main, "main_pretrain": main_pretrain.main}
 NETWORK = [argument for argument in miniature.ARGUMENTS if argument not in ("--untrained", "--disable_pred_obj_score")]
-STEPS = 40  # of the two epochs of `clips`
+STEPS = 24  # of the two epochs of `clips`
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the training data and the configuration of the micro network."""
     root = tmp_path_factory.mktemp("data")
-    short = {name: miniature.VIDEOS[name] for name in ("one", "nine")}
-    miniature.write_mevis(root / "mevis", "train")
-    miniature.write_mevis(root / "mevis", "valid_u", short)
+    videos = {name: miniature.VIDEOS[name] for name in ("one", "eight", "nine")}
+    miniature.write_mevis(root / "mevis", "train", videos)
+    miniature.write_mevis(root / "mevis", "valid_u", {name: videos[name] for name in ("one", "nine")})
     miniature.write_ytvos(root / "ytvos")
     miniature.write_davis(root / "davis")
     miniature.write_refcoco(root / "coco", [f"{name}/train" for name in ("refcoco", "refcoco+", "refcocog")])
@@ -61,7 +61,7 @@ def command(data: Path, *more: str) -> list[str]:
 
 
 def clips(data: Path, *more: str) -> list[str]:
-    """The arguments of a short training on clips: two epochs of 20 steps of 2 clips, CME among what learns."""
+    """The arguments of a short training on clips: two epochs of 12 steps of 2 clips, CME among what learns."""
     quick = ["--dataset_file", "mevis", "--num_frames", "6", "--epochs", "2", "--no_evaluation", "--lr", "1e-3"]
     return command(data, *quick, *more)
 

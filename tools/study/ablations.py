@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tools.study.places import Places
-from tools.study.plan_parts import inference, split_of, training
+from tools.study.plan_parts import inference, pretrained, split_of, training
 from tools.study.runner import Stage, shown
 from tools.study.settings import Settings
 
@@ -64,8 +64,8 @@ def ablation_stages(places: Places, settings: Settings, seeds: tuple[int, ...]) 
     for seed in seeds:
         for variant, trained in TRAINED.items():
             run = training_name(variant, seed)
-            steps = settings.ablation_steps
-            stages.append(training(places, settings, GROUP, run, steps, (*trained.flags, "--seed", str(seed))))
+            begin = (*pretrained(places), *trained.flags, "--seed", str(seed))
+            stages.append(training(places, settings, GROUP, run, settings.ablation_steps, begin))
             nano = ("--sam2_version", "nano", "--sam2_weights", shown(places.stand_in))
             weights = ("--resume", shown(places.last(run)), *nano)
             for change in changes if variant == FULL else ("",):

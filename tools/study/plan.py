@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tools.study.ablations import GROUP as ABLATION
 from tools.study.ablations import ablation_stages
 from tools.study.places import BLIND, FINETUNE, FRESH, PRETRAIN, SPLIT, VALID, VALID_U, Places, precision_run
-from tools.study.plan_parts import inference, schedule, split_of, training, training_results
+from tools.study.plan_parts import inference, pretrained, schedule, split_of, training, training_results
 from tools.study.runner import Stage, shown
 from tools.study.settings import Settings
 
@@ -81,16 +81,19 @@ def stand_in_stages(places: Places, settings: Settings, seed: int, cuda: bool) -
         "--output", shown(places.stand_in), "--seed", str(seed), *steps, *device,
     )  # fmt: skip
     return [
-        Stage("tokenizer", TOKENIZER, vocabulary, (places.tokenizer / "vocab.json",)),
+        Stage("tokenizer", TOKENIZER, vocabulary, (places.tokenizer / "tokenizer.json",)),
         Stage("stand_in", STAND_IN, command, (places.stand_in / "model.safetensors",)),
     ]
 
 
 def training_stages(places: Places, settings: Settings, seed: int) -> list[Stage]:
-    """The recipe of the paper: images, then clips with HSA and CME; the result as a model folder."""
+    """The recipe of the paper: images, then clips with HSA and CME; the result as a model folder.
+
+    The adapters begin with those that the stand-in learned with: fresh ones would need far longer.
+    """
     folder = places.runs / PRETRAIN
     images = (
-        "main_pretrain.py", "--sam2_version", "nano", "--sam2_weights", shown(places.stand_in),
+        "main_pretrain.py", "--sam2_version", "nano", "--resume", shown(places.stand_in),
         "--dataset_file", "all", "--coco_path", shown(places.data / "coco"), "--num_frames", "1",
         "--batch_size", str(settings.pretrain_batch), *schedule(settings.pretrain_steps, settings.pretrain_lr),
         "--clip_max_norm", "0.1", "--disable_pred_obj_score", "--seed", str(seed), "--output_dir", shown(places.runs),
@@ -101,7 +104,7 @@ def training_stages(places: Places, settings: Settings, seed: int) -> list[Stage
         "--resume", shown(places.last(FINETUNE)), "--output_dir", shown(places.model),
     )  # fmt: skip
     check = ("tools/study/frozen.py", shown(places.stand_in), shown(places.model), "--out", shown(places.frozen))
-    flags = ("--HSA", "--use_cme_head", "--seed", str(seed))
+    flags = (*pretrained(places), "--HSA", "--use_cme_head", "--seed", str(seed))
     return [
         Stage(PRETRAIN, PRETRAIN, images, (places.last(PRETRAIN),), folder, lambda: training_results(folder)),
         training(places, settings, FINETUNE, FINETUNE, settings.finetune_steps, flags),

@@ -29,12 +29,16 @@ def training_results(folder: Path) -> Mapping[str, Any]:
     return {"steps": len(losses), "loss": sum(last) / len(last)}
 
 
+def pretrained(places: Places) -> tuple[str, ...]:
+    """Flags that begin with the adapters of main_pretrain.py."""
+    return "--sam2_weights", shown(places.stand_in), "--resume", shown(places.last(PRETRAIN))
+
+
 def training(places: Places, settings: Settings, group: str, run: str, steps: int, flags: tuple[str, ...]) -> Stage:
-    """main.py on the clips, from the pre-trained adapters."""
+    """main.py on the clips; `flags` say from which weights."""
     command = (
-        "main.py", "--sam2_version", "nano", "--sam2_weights", shown(places.stand_in),
-        "--resume", shown(places.last(PRETRAIN)),
-        "--dataset_file", "mevis", "--mevis_path", shown(places.data / "MeViS_release"), *flags,
+        "main.py", "--sam2_version", "nano", *flags,
+        "--dataset_file", "mevis", "--mevis_path", shown(places.data / "MeViS_release"),
         "--num_frames", str(settings.clip_frames), "--batch_size", str(settings.finetune_batch),
         *schedule(steps, settings.finetune_lr), "--output_dir", shown(places.runs), "--name_exp", run,
         "--num_workers", str(settings.num_workers),
