@@ -24,7 +24,7 @@ from tools import miniature
 from tools.data import make_refshapes
 from tools.study import frozen, splits, summary, tables
 from tools.study.ablations import CME_OFF, FULL, inference_name
-from tools.study.baselines import DISJOINT, EVERYTHING, LARGEST, OTHER, own_entries, score_baselines
+from tools.study.baselines import CHOSEN, DISJOINT, EVERYTHING, GRID, LARGEST, OTHER, own_entries, score_baselines
 from tools.study.places import Places
 from tools.study.plan import GROUPS, plan, select
 from tools.study.runner import ROOT, Stage, marker_path, read_marker, run_stages
@@ -167,6 +167,8 @@ def test_baselines_of_a_perfect_model(data: Path, dataset: VideoDataset, perfect
             assert entry["J"] == 1.0
     assert {entry["J"] == 1.0 for entry in found[LARGEST]} == {True, False}  # some mean the largest object, some do not
     assert len(found[LARGEST]) == len(found[EVERYTHING]) == len(meant)
+    assert {entry["J"] for entry in found[CHOSEN]} == {1.0}
+    assert 0.8 < mean_of(found[GRID]).j_and_f < 1
 
 
 def test_a_deaf_model_loses_nothing(data: Path, dataset: VideoDataset, tmp_path: Path) -> None:
@@ -174,6 +176,7 @@ def test_a_deaf_model_loses_nothing(data: Path, dataset: VideoDataset, tmp_path:
     true = truths(dataset)
     same = {key: true[key[0], "0"] for key in true}
     found = score_baselines(data, write_masks(tmp_path / "masks", dataset, same), "valid_u", num_workers=0)
+    assert 0 < mean_of(found[CHOSEN]).j_and_f < 1
     assert mean_of(found[OTHER]).j_and_f == pytest.approx(mean_of(own_entries(found[OTHER])).j_and_f)
 
 

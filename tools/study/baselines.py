@@ -6,9 +6,12 @@
 - all: all objects of the video, with their true masks;
 - other: the prediction for another sentence of the same video that means other objects, scored against the truth of
   the first; the mean over all such sentences;
-- disjoint: the same with sentences that have no object in common with the first.
+- disjoint: the same with sentences that have no object in common with the first;
+- chosen: the object (or, where several are meant, all of them) that the prediction overlaps most, with its true masks:
+  what is lost there is lost by choosing the wrong object, the rest by wrong outlines;
+- grid: the truth itself, shrunk to the resolution of nano's masks and enlarged again.
 
-A model that listens scores far less in the last two than for the sentences themselves.
+A model that listens scores far less in "other" and "disjoint" than for the sentences themselves.
 """
 
 from __future__ import annotations
@@ -25,20 +28,24 @@ from typing import Any
 if not __package__:  # run as a file: the project's folder has to be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import cv2
 import numpy as np
 
 from configs.cli import natural_int
+from configs.loading import load_model_config
 from datasets.mevis import open_mevis
 from datasets.video_index import MASK_SUFFIX, Expression, MaskDictionary, Video, VideoDataset
 from engine.scoring.mask_store import MaskStore, open_store
 from engine.scoring.pool import ScorePool
 from engine.scoring.tables import text_table
+from models.sam2.hiera import PATCH_STRIDE
 from tools.study.scores import mean_of
 from util.errors import InputError, run_script
 from util.metrics import PackedMask
 from util.paths import atomic_write_json
 
-LARGEST, EVERYTHING, OTHER, DISJOINT = "largest", "all", "other", "disjoint"
+LARGEST, EVERYTHING, OTHER, DISJOINT, CHOSEN, GRID = "largest", "all", "other", "disjoint", "chosen", "grid"
+BASELINES = (LARGEST, EVERYTHING, OTHER, DISJOINT, CHOSEN, GRID)
 Masks = list[PackedMask]
 Entry = dict[str, Any]
 
@@ -108,10 +115,14 @@ def score_video(task: VideoTask, store: MaskStore) -> dict[str, list[Entry]]:
     predictions = {own.id: _predicted(video, own, store) for own in video.expressions}
     largest = _packed(scene[scene.mean(axis=(1, 2, 3)).argmax()])
     everything = _packed(_union(scene))
-    entries: dict[str, list[Entry]] = {LARGEST: [], EVERYTHING: [], OTHER: [], DISJOINT: []}
+    entries: dict[str, list[Entry]] = {name: [] for name in BASELINES}
     for own in video.expressions:
         place = {"video": video.name, "expression_id": own.id}
-        for name, masks in ((LARGEST, largest), (EVERYTHING, everything)):
+        meant = _union(scene[list(own.obj_ids)])
+        chosen_masks = _most_overlapped(predictions[own.id], [*map(_packed, scene), truths[own.id]])
+        for name, masks in (
+            (LARGEST, largest), (EVERYTHING, everything), (CHOSEN, chosen_masks), (GRID, _on_grid(meant, mask_side()))
+        ):  # fmt: skip
             j, f = mean_jf(masks, truths[own.id])
             entries[name].append({**place, "J": j, "F": f})
         pairs = {
@@ -139,6 +150,28 @@ def _nothing_in_common(own: Expression, other: Expression) -> bool:
 def _union(objects: np.ndarray) -> np.ndarray:
     """(objects, T, H, W) -> (T, H, W)."""
     return np.asarray(objects.any(axis=0))
+
+
+def mask_side() -> int:
+    """Side of nano's masks in pixels, before they are enlarged."""
+    return load_model_config("nano").sam2.image_size // PATCH_STRIDE
+
+
+def _on_grid(masks: np.ndarray, side: int) -> Masks:
+    """(T, H, W) masks as a network draws them whose own masks are `side` pixels wide."""
+    height, width = masks.shape[1:]
+    scale = side / max(height, width)
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shares = [cv2.resize(mask.astype(np.float32), small, interpolation=cv2.INTER_AREA) for mask in masks]
+    return [PackedMask(cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5) for share in shares]
+
+
+def _most_overlapped(prediction: Masks, candidates: Sequence[Masks]) -> Masks:
+    """The candidate with the largest mean J; the last of equals."""
+    overlaps = [
+        np.mean([own.jaccard(truth) for own, truth in zip(prediction, masks, strict=True)]) for masks in candidates
+    ]
+    return candidates[len(overlaps) - 1 - int(np.argmax(overlaps[::-1]))]
 
 
 def _packed(masks: np.ndarray) -> Masks:
@@ -179,7 +212,7 @@ def score_baselines(data: Path, predictions: Path, split: str, num_workers: int)
     with ScorePool(num_workers) as pool:
         frames = [len(task.video.frames) for task in tasks]
         found = pool.map(score, tasks, frames, "baselines", "frame")
-    return {name: [entry for own in found for entry in own[name]] for name in (LARGEST, EVERYTHING, OTHER, DISJOINT)}
+    return {name: [entry for own in found for entry in own[name]] for name in BASELINES}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

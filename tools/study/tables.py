@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.study.ablations import CLIP_WINDOWS, CME_OFF, CME_WINDOWS, FULL, TRAINED, Variant, inference_name
-from tools.study.baselines import DISJOINT, EVERYTHING, LARGEST, OTHER, Entry, own_entries
+from tools.study.baselines import CHOSEN, DISJOINT, EVERYTHING, GRID, LARGEST, OTHER, Entry, own_entries
 from tools.study.scores import ALL, CLAUSE, KIND, KINDS, LATE, WITH, WITHOUT, Groups, Mean, label, mean_of
 
 Inferences = Mapping[str, Groups]
@@ -79,8 +79,13 @@ def baseline_table(model: Mean, baselines: Mapping[str, Sequence[Entry]], blind:
             mean, own = mean_of(entries).j_and_f, mean_of(own_entries(entries)).j_and_f
             rows.append([title, percent(mean), percent(own - mean)])
     others = {"a sentence of another video (text-blind)": blind}
-    for name, title in ((LARGEST, "the largest object, true masks"), (EVERYTHING, "all objects, true masks")):
-        others[title] = mean_of(baselines[name])
+    titles = {
+        LARGEST: "the largest object, true masks",
+        EVERYTHING: "all objects, true masks",
+        CHOSEN: "the model's choice of object, true masks",
+        GRID: "the truth at the resolution of the model's masks",
+    }
+    others |= {title: mean_of(baselines[name]) for name, title in titles.items() if name in baselines}
     rows += [
         [title, percent(mean.j_and_f), percent(model.j_and_f - mean.j_and_f)]
         for title, mean in others.items()
