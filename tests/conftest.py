@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -27,6 +29,9 @@ hypothesis.settings.load_profile("project")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA = Path(__file__).resolve().parent / "data"
 
+FULL_SIZE = "full size"  # the xdist_group of networks that see 1024 pixels: they take minutes and up to 14 GB
+LONG = ("test_training_scripts.py", "test_inference_scripts.py", "test_inference_resume.py", "test_long_stream.py")
+
 MICRO = {
     "sam2__image_size": 64,
     "sam2__model_dim": 32,
@@ -48,6 +53,7 @@ MICRO = {
 }
 
 
+@functools.cache
 def micro_config(version: str = "tiny", **values: object) -> ModelConfig:
     """A network of a few hundred thousand parameters that differs from the real ones in its numbers only."""
     return load_model_config(version, **{**MICRO, "hsa": True, "use_cme_head": True, **values})
@@ -107,6 +113,12 @@ def shared() -> Path:
     return SHARED
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-xdist hand out groups in the order of `spread_over_workers`, not by their number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what needs real data in a clone without it and, unless -m says something, what is slow."""
     left_out = set()
@@ -117,3 +129,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+    if hasattr(config, "workerinput"):
+        spread_over_workers(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take what was imported out of the sight of the collector: a look at it takes half a second, before every fork."""
+    gc.collect()
+    gc.freeze()
+
+
+def spread_over_workers(items: list[pytest.Item]) -> None:
+    """One file, one worker, so that a module's fixtures are made once; what takes longest starts first."""
+
+    def rank(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("xdist_group")
+        if marker is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+            return 1 + (item.path.name not in LONG)
+        return 0 if marker.args == (FULL_SIZE,) else 1
+
+    items.sort(key=rank)

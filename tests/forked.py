@@ -64,7 +64,7 @@ class Forked:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, "gave up waiting"
-            time.sleep(0.002)
+            time.sleep(0.004)
 
 
 def partners(function: Callable[[], object], size: int) -> list[Forked]:

@@ -6,6 +6,7 @@ A tensor's values depend on its published key, its shape and a salt alone: a PCG
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from models.samwise import SAMWISE
 
 DATA = Path(__file__).resolve().parent / "data"
+SCORE_BIAS = "sam.sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 _SENTENCE_ENCODER = "text_encoder.model.encoder."
 # The published language-model head and the token embedding are one tensor under two names.
 _SAME_TENSOR = {
@@ -56,11 +58,16 @@ def recipe_state(keys: str, salt: int, score_bias: float | None = None) -> dict[
         salt: selects one draw.
         score_bias: last bias of the object-score head; a positive one makes objects visible.
     """
-    shapes = json.loads((DATA / keys).read_text())
-    state = {key: recipe_tensor(key, tuple(shape), salt) for key, shape in shapes.items()}
+    state = dict(_drawn_state(keys, salt))
     if score_bias is not None:
-        state["sam.sam_mask_decoder.pred_obj_score_head.layers.2.bias"].fill_(score_bias)
+        state[SCORE_BIAS] = torch.full_like(state[SCORE_BIAS], score_bias)
     return state
+
+
+@functools.lru_cache(maxsize=1)  # tests with the same weights follow each other
+def _drawn_state(keys: str, salt: int) -> dict[str, Tensor]:
+    shapes = json.loads((DATA / keys).read_text())
+    return {key: recipe_tensor(key, tuple(shape), salt) for key, shape in shapes.items()}
 
 
 def recipe_model(keys: str, salt: int, score_bias: float | None, **values: Any) -> SAMWISE:

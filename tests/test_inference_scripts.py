@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import inference_davis
 import inference_mevis
 import inference_ytvos
 from configs import loading
 from tests import miniature
+from tests.forked import Forked
 from util.errors import run_script
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPTS = {"mevis": inference_mevis.main, "ytvos": inference_ytvos.main, "davis": inference_davis.main}
 
 
@@ -100,18 +100,13 @@ def test_davis_is_scored_for_each_annotator_and_by_either_task(data: Path, folde
 
 
 def test_torchrun_shares_the_videos(data: Path, folder: Path) -> None:
-    program = folder / "program.py"
-    program.write_text(
-        f"import sys, pathlib\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
-        "import inference_mevis\nfrom configs import loading\nfrom util.errors import run_script\n"
-        f"loading.CONFIG_DIR = pathlib.Path({str(data / 'configs')!r})\nrun_script(inference_mevis.main)\n"
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*torchrun, *command("mevis", data)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    """The launcher of torchrun, with forks for fresh interpreters."""
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="X", max_restarts=0,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork",
+    )  # fmt: skip
+    launcher = partial(elastic_launch(launch, inference_mevis.main), command("mevis", data))
+    assert Forked(launcher).wait() == 0
     inference_mevis.main(command("mevis", data, "--output_dir", "alone"))
     assert json.loads((folder / "output" / "X" / "run.json").read_text())["processes"] == 2
     both, alone = (folder / name / "X" / "Annotations.zip" for name in ("output", "alone"))

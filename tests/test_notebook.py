@@ -17,7 +17,6 @@ from nbclient import NotebookClient
 
 from datasets.media import open_media
 from models.model_folder import read_folder_config
-from tests.nano_model import nano_folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOK = REPOSITORY / "notebooks" / "quickstart.ipynb"
@@ -59,7 +58,7 @@ def test_it_is_stored_without_outputs() -> None:
 def test_every_cell_runs(tmp_path: Path) -> None:
     notebook, output = read(), tmp_path / "output"
     (settings,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
-    own = f"OUTPUT = Path({str(output)!r})\nMODEL = {str(nano_folder(tmp_path / 'nano'))!r}"
+    own = f"OUTPUT = Path({str(output)!r})"
     notebook.cells.insert(settings + 1, nbformat.v4.new_code_cell(own))
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
     NotebookClient(notebook, timeout=KERNEL_SECONDS, kernel_name="python3", resources=folder).execute()

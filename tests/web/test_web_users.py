@@ -27,8 +27,7 @@ from engine.results import VideoFile
 from engine.segmentation import segment
 from engine.web.examples import list_examples
 from models.build import load_model
-from models.model_folder import read_folder_config
-from tests.nano_model import nano_folder
+from models.model_folder import read_folder_config, require_shipped
 from tests.web.page_client import PageClient, together
 from util.naming import safe_names
 
@@ -85,8 +84,10 @@ class Server:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return nano_folder(tmp_path / "nano")
+def model() -> Path:
+    folder = require_shipped("nano")
+    assert folder is not None
+    return folder
 
 
 @pytest.fixture

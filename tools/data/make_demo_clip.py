@@ -3,8 +3,8 @@
     python3 tools/data/make_demo_clip.py
     python3 tools/data/make_demo_clip.py --out DIR --seed S --index I
 
-Writes OUT/shapes.mp4, OUT/shapes.txt (sentences of all kinds, one per line) and OUT/shapes.json (the truth, as
-`inference_demo.py --truth` reads it). The seed is used for nothing else; a video of the split test shows colours on
+Writes OUT/shapes.mp4, OUT/shapes.json (sentences of all kinds and their truth, as `inference_demo.py --truth` reads it)
+and OUT/shapes.txt (a few of the sentences, one per line, for the web page). The seed is used for nothing else; a video of the split test shows colours on
 shapes that no training split shows.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from tools.data.refshapes.video import Clip, build_video
 from util.errors import run_script
 from util.paths import atomic_write
 
-SPLIT, SEED, INDEX = "test", 5005, 26
+SPLIT, SEED, INDEX = "test", 5005, 42
+EXAMPLES = 3
 FRAMES, SIZE, FPS = 40, (240, 320), Fraction(8)  # SIZE: (H, W)
 
 
@@ -56,6 +57,14 @@ def truth_of(clip: Clip) -> dict[str, Any]:
     }
 
 
+def examples(sentences: Mapping[str, Sequence[str]]) -> list[str]:
+    """The first sentences that mean different objects, at most `EXAMPLES` of them."""
+    chosen: dict[tuple[str, ...], str] = {}
+    for sentence, objects in sentences.items():
+        chosen.setdefault(tuple(objects), sentence)
+    return list(chosen.values())[:EXAMPLES]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the clip and write its files."""
     parser = argparse.ArgumentParser(description="draw the clip of `make demo`, with its sentences and their truth")
@@ -72,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     video.finish()
     truth = truth_of(clip)
     with atomic_write(path.with_suffix(".txt"), "w") as handle:
-        handle.write("".join(f"{sentence}\n" for sentence in truth["sentences"]))
+        handle.write("".join(f"{sentence}\n" for sentence in examples(truth["sentences"])))
     with atomic_write(path.with_suffix(".json"), "w") as handle:
         handle.write(json.dumps(truth) + "\n")
     print(f"{path}: {FRAMES} frames of {SIZE[1]}x{SIZE[0]}, {len(clip.scene.objects)} objects")
