@@ -17,7 +17,7 @@ help:
 	@echo "make web     set up, then serve a web page; WEB='--resume FILE ...' chooses the weights"
 	@echo "make test    set up, then run the tests"
 	@echo "make test-all  also the slow ones: the web page in a browser (Debian: apt-get install chromium), the notebook;"
-	@echo "             SLOW='slow and not browser' leaves the browser out"
+	@echo "             SLOW='slow and not browser and not study' leaves some out"
 	@echo "make miniature  the whole study from nothing (output/miniature); MINIATURE='--quick' for a small one"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
@@ -41,7 +41,7 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-all: test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(SLOW)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(SLOW)" -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

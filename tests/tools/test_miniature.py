@@ -455,6 +455,7 @@ def test_a_summary_of_what_is_there(
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_the_quick_study(tmp_path: Path) -> None:
     """From nothing to tables by the project's own commands; a second run has nothing to do."""
     out = tmp_path / "study"

@@ -4,8 +4,8 @@
     python3 tools/data/make_demo_clip.py --out DIR --seed S --index I
 
 Writes OUT/shapes.mp4, OUT/shapes.json (sentences of all kinds and their truth, as `inference_demo.py --truth` reads it)
-and OUT/shapes.txt (a few of the sentences, one per line, for the web page). The seed is used for nothing else; a video of the split test shows colours on
-shapes that no training split shows.
+and OUT/shapes.txt (a few of the sentences, one per line, for the web page). The seed is used for nothing else; a video
+of the split test shows colours on shapes that no training split shows.
 """
 
 from __future__ import annotations
