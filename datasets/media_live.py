@@ -6,9 +6,11 @@ Nothing is known beforehand but the size of the frames, and no frame can be read
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -32,6 +34,7 @@ _CAMERA_ADVICE = "is the camera connected, with that number, and free?"
 _NETWORK_ADVICE = "is the address right, and is it sending?"
 _PIPE_ADVICE = "expected MJPEG, Matroska, MPEG-TS, Y4M or another format that describes itself"
 _JOIN_SECONDS = 1.0
+_WAKE_SECONDS = 0.5  # a signal that another thread got is only seen when the main thread wakes up
 
 
 def is_live(path: str) -> bool:
@@ -145,10 +148,13 @@ class LiveReader:
         return self
 
     def __next__(self) -> LiveFrame:
+        patience = self._stream.address.patience
+        deadline = math.inf if patience is None else time.monotonic() + patience
         with self._changed:
-            patience = self._stream.address.patience
-            if not self._changed.wait_for(lambda: self._waiting or self._ended, patience):
-                raise silence(self._stream.address)
+            while not (self._waiting or self._ended):
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise silence(self._stream.address)
+                self._changed.wait(min(left, _WAKE_SECONDS))
             if self._waiting:
                 self._changed.notify_all()
                 return self._waiting.popleft()

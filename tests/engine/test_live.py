@@ -141,10 +141,10 @@ def test_stopping_leaves_a_playable_video(smallest: SAMWISE, tmp_path: Path, num
 def test_stopping_does_not_wait_for_a_pipe_that_pauses(
     smallest: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    over = threading.Event()
+    over, images = threading.Event(), b"".join(part(jpeg(number)) for number in range(5))
 
     def write(pipe: io.FileIO) -> None:
-        pipe.write(b"".join(part(jpeg(number)) for number in range(5)))
+        pipe.write(images)
         over.wait()
 
     with piped(monkeypatch, write):

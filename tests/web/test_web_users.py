@@ -107,7 +107,7 @@ def tasks(tmp_path: Path) -> list[Task]:
     return [
         Task(
             write_part(clips / f"{number}.mp4", frames[number : number + 3 + number % USERS]),
-            (known[number % len(known)], known[(number + 1 + number // USERS) % len(known)]),
+            (known[number % len(known)], known[(number + 1 + number // USERS % (len(known) - 1)) % len(known)]),
         )
         for number in range(USERS * RUNS)
     ]
