@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,24 +183,6 @@ def test_3000_frames_need_no_more_memory_than_600(smallest: SAMWISE, tmp_path: P
         options: dict[str, Any] = {"live": LiveOptions(drop=True), "progress": False}
         child = Forked(lambda: segment_live(smallest, open_live(address), PROMPTS[:1], tmp_path, **options))
         assert growth(child, tmp_path) < 8 << 20
-
-
-@pytest.mark.slow
-def test_3000_frames_of_a_pipe_need_no_more_memory_than_600(
-    smallest: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = [part(jpeg(number)) for number in range(50)]
-
-    def write(pipe: io.FileIO) -> None:
-        for number in itertools.count():
-            pipe.write(images[number % len(images)])
-
-    with piped(monkeypatch, write):
-        options: dict[str, Any] = {"live": LiveOptions(), "progress": False}
-        child = Forked(lambda: segment_live(smallest, open_live("-"), PROMPTS[:1], tmp_path, **options))
-        sys.stdin.close()  # the child alone reads, so that its end ends the writer
-        assert growth(child, tmp_path) < 8 << 20
-    assert record_of(tmp_path)["counts"]["dropped"] == 0
 
 
 @pytest.mark.parametrize(("end", "message"), [("cut", "broke off in the middle of frame 5"), ("silent", "no frame")])
