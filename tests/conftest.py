@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch and transformers are imported: nothing may be fetched, and idle threads must not spin on shared cores.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,9 +29,6 @@ hypothesis.settings.load_profile("project")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA = Path(__file__).resolve().parent / "data"
-
-FULL_SIZE = "full size"  # the xdist_group of networks that see 1024 pixels: they take minutes and up to 14 GB
-LONG = ("test_training_scripts.py", "test_inference_scripts.py", "test_inference_resume.py", "test_long_stream.py")
 
 MICRO = {
     "sam2__image_size": 64,
@@ -113,10 +111,15 @@ def shared() -> Path:
     return SHARED
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-xdist hand out groups in the order of `spread_over_workers`, not by their number of tests."""
-    if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """With `--dist loadgroup`, see tests/spread.py; for other ways nothing changes."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from tests.spread import FileScheduling  # the suite also runs without pytest-xdist
+
+    config.option.loadscopereorder = False
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -130,23 +133,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
-        spread_over_workers(items)
+        from tests.spread import sort_by_length
+
+        sort_by_length(items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Take what was imported out of the sight of the collector: a look at it takes half a second, before every fork."""
     gc.collect()
     gc.freeze()
-
-
-def spread_over_workers(items: list[pytest.Item]) -> None:
-    """One file, one worker, so that a module's fixtures are made once; what takes longest starts first."""
-
-    def rank(item: pytest.Item) -> int:
-        marker = item.get_closest_marker("xdist_group")
-        if marker is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-            return 1 + (item.path.name not in LONG)
-        return 0 if marker.args == (FULL_SIZE,) else 1
-
-    items.sort(key=rank)

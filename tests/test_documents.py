@@ -15,7 +15,8 @@ from tests.document_commands import commands, install_network
 from tests.document_commands import run as run_command
 from tests.weight_files import save_published, save_roberta, save_sam2
 
-# The miniature has four videos, not 202.
+VIDEOS = {"one": (1, (24, 32)), "five": (5, (30, 20)), "two": (2, (24, 40)), "three": (3, (26, 26))}
+# These are four videos, not 202.
 PARTIAL = ("inference_ytvos", "tools.data.check_dataset")
 # Of a training the first steps; one that goes on has one more to do.
 STEPS = {"main": ["--device", "cpu", "--max_iterations"], "main_pretrain": ["--device", "cpu", "--max_iterations"]}
@@ -26,6 +27,7 @@ NOT_IN_PRE_TRAINING = r"cmt_adapters\.\d+\.(hsa|norm_pre_HSA|spatial_pos)|condit
 def computer(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data and weights under the documented names, and the micro network as `base`."""
     install_network(workplace, monkeypatch, ("final_model_mevis", "final_model_ytvos"))
+    monkeypatch.setattr(miniature, "VIDEOS", VIDEOS)
     model, pretrain = build_micro(), workplace / "pretrain"
     flags = {"sam2_version": "base", "adapter_dim": 32, "fusion_stages_txt": [1, 2, 3], "HSA": False}
     save_published(pretrain / "pretrained_model.pth", model, drop=NOT_IN_PRE_TRAINING, **flags)

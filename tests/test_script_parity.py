@@ -27,7 +27,6 @@ from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE, ClipFeatures, FrameFeatures, FramePrediction
 from models.session import Session
 from tests.benchmark_files import encode_rle, frame_names, write_json
-from tests.conftest import FULL_SIZE
 from tests.recipe import DATA, assert_close, disc, recipe_frames, recipe_state, unpack, write_tokenizer
 from util.errors import InputError
 
@@ -204,7 +203,6 @@ def check_frame(number: int, t: int, features: ClipFeatures, notes: Recording, c
         assert_close(memoryless.logits[0, ::4, ::4], case[f"{number}/low_nomem"])
 
 
-@pytest.mark.xdist_group(FULL_SIZE)
 def test_mevis_script_on_a_video_of_two_clips(tmp_path: Path, recording: Recording) -> None:
     """V1: 11 frames in clips of 8 and 3 with HSA and CME; every figure on the way, the decisions, PNGs and scores."""
     case = np.load(DATA / "V1_tiny_recipe.npz")
@@ -226,7 +224,6 @@ def test_mevis_script_on_a_video_of_two_clips(tmp_path: Path, recording: Recordi
         assert scores["by_text"][name] == pytest.approx(value, abs=5e-5)
 
 
-@pytest.mark.xdist_group(FULL_SIZE)
 @pytest.mark.parametrize(("script", "image"), [("ytvos", 0), ("davis", 1)])
 def test_scripts_on_images(script: str, image: int, tmp_path: Path, recording: Recording) -> None:
     """V2: videos of one frame, without HSA, CME and object scores."""

@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,7 +33,7 @@ from engine.train.sealed import DamagedFileError, load_content, plain, write_sea
 from models.build import load_model
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import Lessons
-from tools.stand_in.scenes import batches, read_scenes
+from tools.stand_in.scenes import SceneBatch, batches, read_scenes
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
@@ -222,7 +221,7 @@ class StandInTraining:
             if told:
                 raise InputError(f"stopped by {told} after {self.done} steps of {stage.name}: the same command goes on")
 
-    def _step(self, batch: Any, stage: Stage) -> dict[str, float]:
+    def _step(self, batch: SceneBatch, stage: Stage) -> dict[str, float]:
         rate = learning_rate(self.done, stage.steps) * self.args.lr
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -20,7 +20,6 @@ from engine.train.network import TrainingNetwork
 from engine.train.recompute import recompute_activations
 from models.losses import memory_labels
 from models.tokenizer import Tokenizer, load_tokenizer, pad_tokens
-from tests.conftest import FULL_SIZE
 from tests.recipe import DATA, assert_close, disc, recipe_frames, recipe_model, square
 
 KEYS = "keys_tiny_full.json"
@@ -45,7 +44,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.xdist_group(FULL_SIZE)
 @pytest.mark.parametrize(("name", "recompute"), [("V3_train_1x6.json", False), ("V4_train_2x2.json", True)])
 def test_training_step(name: str, recompute: bool, two_threads: None) -> None:
     """V3 and V4: losses, CME label and logits, every gradient and the BatchNorm statistics of one training step."""
@@ -87,7 +85,6 @@ def test_training_step(name: str, recompute: bool, two_threads: None) -> None:
         np.testing.assert_allclose(state[key].flatten()[: len(values)], values, rtol=1e-4, atol=1e-6, err_msg=key)
 
 
-@pytest.mark.xdist_group(FULL_SIZE)
 @torch.inference_mode()
 def test_real_frames_and_a_real_sentence(shared: Path) -> None:
     """A: the second clip (3 frames) of a 960x540 video, from JPEGs and the sentence's text to memory-less masks."""

@@ -18,6 +18,9 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from datasets.transforms import MEAN, STD
+from tools.data.make_refshapes import SUMMARY
+from tools.data.refshapes.coco_layout import OBJECTS_PER_IMAGE
+from tools.data.refshapes.layouts import OBJECTS_PER_VIDEO
 from tools.data.refshapes.records import FRAMES, IMAGE_FOLDER
 from tools.data.refshapes.vocabulary import COLOURS, SHAPES, SIZES, TEXTURES
 from util.distributed import Processes
@@ -28,9 +31,8 @@ from util.paths import read_json_object
 PROPERTIES: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": tuple(TEXTURES), "size": tuple(SIZES)
 }  # fmt: skip
-MAX_OBJECTS = 10
+MAX_OBJECTS = OBJECTS_PER_VIDEO  # more than a scene has
 STRIDES, STRIDE_SHARES = (1, 2, 3), (0.5, 0.3, 0.2)  # distance in time of the frames of a clip
-SUMMARY = "refshapes.json"
 _AHEAD = 3  # batches that are read before they are needed
 
 
@@ -118,7 +120,7 @@ def _video_masks(root: Path, split: str) -> dict[str, list[Sequence[Any]]]:
     masks = _read(folder / "mask_dict.json")
     videos = _read(folder / "meta_expressions.json")["videos"]
     return {
-        name: [masks.get(str(10 * video["vid_id"] + place), ()) for place in range(MAX_OBJECTS)]
+        name: [masks.get(str(OBJECTS_PER_VIDEO * video["vid_id"] + place), ()) for place in range(MAX_OBJECTS)]
         for name, video in videos.items()
     }
 
@@ -128,7 +130,7 @@ def _image_masks(root: Path) -> dict[str, list[Sequence[Any]]]:
     names = {image["id"]: image["file_name"] for image in instances["images"]}
     masks: dict[str, list[Sequence[Any]]] = {name: [(None,)] * MAX_OBJECTS for name in names.values()}
     for item in instances["annotations"]:
-        masks[names[item["image_id"]]][(item["id"] - 1) % MAX_OBJECTS] = (item["segmentation"],)
+        masks[names[item["image_id"]]][(item["id"] - 1) % OBJECTS_PER_IMAGE] = (item["segmentation"],)
     return masks
 
 
@@ -182,8 +184,15 @@ def choose_frames(count: int, wanted: int, rng: np.random.Generator) -> list[int
 
 
 def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, rng: np.random.Generator) -> SceneBatch:
-    """Read some scenes, with `frames` frames and `sentences` different sentences each (repeated where there are fewer).
-    """  # fmt: skip
+    """Read some scenes.
+
+    Args:
+        scenes: V of them.
+        side: S.
+        frames: T, of each scene.
+        sentences: different ones for each scene, repeated where it has fewer.
+        rng: what is drawn: frames and sentences.
+    """
     images, labels, texts, clip_of, targets, named = [], [], [], [], [], []
     properties = torch.zeros(len(scenes), MAX_OBJECTS + 1, len(PROPERTIES), dtype=torch.int64)
     for place, scene in enumerate(scenes):

@@ -39,6 +39,7 @@ from engine.scoring.mask_store import MaskStore, open_store
 from engine.scoring.pool import ScorePool
 from engine.scoring.tables import text_table
 from models.sam2.hiera import PATCH_STRIDE
+from tools.data.make_refshapes import SUMMARY as FACTS
 from tools.study.scores import mean_of
 from util.errors import InputError, run_script
 from util.metrics import PackedMask
@@ -202,10 +203,10 @@ def score_baselines(data: Path, predictions: Path, split: str, num_workers: int)
     """
     dataset = open_mevis(data / "MeViS_release", split, version=1)
     try:
-        records = json.loads((data / "refshapes.json").read_bytes())["videos"]
+        records = json.loads((data / FACTS).read_bytes())["videos"]
         objects = {record["name"]: len(record["objects"]) for record in records if record["split"] == split}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{data / 'refshapes.json'} is damaged ({error!r})") from error
+        raise InputError(f"{data / FACTS} is damaged ({error!r})") from error
     tasks = video_tasks(dataset, objects)
     store = open_store(predictions, [task.video.name for task in tasks])
     score: Callable[[VideoTask], dict[str, list[Entry]]] = partial(score_video, store=store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tools.data.make_refshapes import SUMMARY as FACTS
 from tools.study.ablations import GROUP as ABLATION
 from tools.study.ablations import ablation_stages
 from tools.study.places import BLIND, FINETUNE, FRESH, PRETRAIN, SPLIT, VALID, VALID_U, Places, precision_run
@@ -61,8 +62,8 @@ def data_stages(places: Places, settings: Settings, seed: int) -> list[Stage]:
         "--layouts", "mevis", *form, *workers,
     )  # fmt: skip
     return [
-        Stage("data", DATA, command, (places.data / "refshapes.json",)),
-        Stage("fresh-data", DATA, fresh, (places.fresh / "refshapes.json",)),
+        Stage("data", DATA, command, (places.data / FACTS,)),
+        Stage("fresh-data", DATA, fresh, (places.fresh / FACTS,)),
     ]
 
 

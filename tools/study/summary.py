@@ -21,6 +21,7 @@ if not __package__:  # run as a file: the project's folder has to be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from engine.scoring.tables import write_csv
+from tools.data.make_refshapes import SUMMARY as FACTS
 from tools.study.curves import draw_curves
 from tools.study.pictures import draw_examples
 from tools.study.places import BLIND, FRESH, VALID_U, Places, precision_run
@@ -45,7 +46,7 @@ _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.D
 def read_inferences(places: Places) -> dict[str, Groups]:
     """Name of a run -> its scores by kind, of all runs that are through."""
     done = {marker["stage"] for marker in read_markers(places.out) if marker["done"]}
-    facts = {folder: read_facts(folder / "refshapes.json") for folder in (places.data, places.fresh) if folder.is_dir()}
+    facts = {folder: read_facts(folder / FACTS) for folder in (places.data, places.fresh) if folder.is_dir()}
     found = {}
     for path in sorted(places.runs.glob("*/scores.json")):
         name = path.parent.name

@@ -16,7 +16,7 @@ from tools.data.refshapes.records import Record
 from tools.data.refshapes.vocabulary import SHAPES
 from util.paths import atomic_write
 
-_OBJECTS_PER_IMAGE = 10
+OBJECTS_PER_IMAGE = 10
 # Data set -> our split -> its own name. RefCOCOg has one test split.
 SPLITS = {
     "refcoco": {"image_train": "train", "image_val": "val", "image_testA": "testA", "image_testB": "testB"},
@@ -57,7 +57,7 @@ def _reference(
     ]
     return {
         "ref_id": ref,
-        "ann_id": _OBJECTS_PER_IMAGE * number + target + 1,
+        "ann_id": OBJECTS_PER_IMAGE * number + target + 1,
         "category_id": _category(record["objects"][target]["shape"]),
         "image_id": number + 1,
         "file_name": record["name"],
@@ -82,7 +82,7 @@ def _instances(chosen: Sequence[tuple[int, Record]]) -> dict[str, Any]:
                 continue
             annotations.append(
                 {
-                    "id": _OBJECTS_PER_IMAGE * number + index + 1,
+                    "id": OBJECTS_PER_IMAGE * number + index + 1,
                     "image_id": number + 1,
                     "category_id": _category(record["objects"][index]["shape"]),
                     "segmentation": rle,

@@ -12,7 +12,7 @@ from tools.data.convert_davis_to_ytvos import main as convert_davis
 from tools.data.refshapes.records import Record
 from util.paths import atomic_write
 
-_OBJECTS_PER_VIDEO = 10  # annotation ids of MeViS: 10 * video + object
+OBJECTS_PER_VIDEO = 10  # annotation ids of MeViS: 10 * video + object
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,7 +42,7 @@ def write_mevis(root: Path, records: Sequence[Record]) -> None:
             write_json(root / split / name, {"videos": videos})
         if split != "valid":
             masks = {
-                str(_OBJECTS_PER_VIDEO * number + index): rles
+                str(OBJECTS_PER_VIDEO * number + index): rles
                 for number, record in enumerate(chosen)
                 for index, rles in enumerate(record["masks"])
             }
@@ -56,7 +56,7 @@ def _mevis_expressions(record: Record, video: int, version: int, hidden: bool) -
         entry: Record = {"exp": item["exp"]}
         if not hidden:
             entry["obj_id"] = item["targets"]
-            entry["anno_id"] = [_OBJECTS_PER_VIDEO * video + target for target in item["targets"]]
+            entry["anno_id"] = [OBJECTS_PER_VIDEO * video + target for target in item["targets"]]
         expressions[str(key)] = entry | {"kind": item["kind"]}
     return expressions
 
