@@ -1,19 +1,26 @@
 """Cameras, network streams and standard input: frames that come when they come, read in a thread of their own.
 
 Nothing is known beforehand but the size of the frames, and no frame can be read twice.
+
+A signal can come at any moment, and Python sees it in the main thread only, whichever thread it was sent to. So that it
+is seen soon and does no harm, the main thread calls neither FFmpeg, which swallows KeyboardInterrupt in what reads for
+it, nor anything that waits without a limit, and threads talk through `SimpleQueue`: what it does is done whole, while
+KeyboardInterrupt in the middle of a `Condition` or `Queue` leaves it locked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from fractions import Fraction
+from queue import Empty, SimpleQueue
 
 from datasets.media_stream import Address, LiveFrame, Stream, silence
 from util.errors import InputError
@@ -34,7 +41,7 @@ _CAMERA_ADVICE = "is the camera connected, with that number, and free?"
 _NETWORK_ADVICE = "is the address right, and is it sending?"
 _PIPE_ADVICE = "expected MJPEG, Matroska, MPEG-TS, Y4M or another format that describes itself"
 _JOIN_SECONDS = 1.0
-_WAKE_SECONDS = 0.5  # a signal that another thread got is only seen when the main thread wakes up
+_WAKE_SECONDS = 0.1
 
 
 def is_live(path: str) -> bool:
@@ -61,13 +68,46 @@ def open_live(path: str, fps: float | None = None, *, patience: float = PATIENCE
         raise InputError("standard input: expected a stream from a pipe or a file, found a terminal or nothing")
     stream = Stream(address, None if fps is None else Fraction(fps).limit_denominator(1_000_000), None)
     frames = stream.frames()
-    first = next(frames, None)
+    first = _first_of(frames, stream)
     if first is None:
         raise InputError(f"{address.shown}: the stream ended before its first frame")
     if address.location is not None:
         frames.close()
         return LiveSource(address, stream.fps, first.pixels.shape[:2], None)
-    return LiveSource(address, stream.fps, first.pixels.shape[:2], (stream, itertools.chain((first,), frames)))
+    return LiveSource(address, stream.fps, first.pixels.shape[:2], _Opened(stream, frames, first))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A stream, the frames that are still to come, and the one that was taken already, if any."""
+
+    stream: Stream
+    frames: Generator[LiveFrame]
+    first: LiveFrame | None = None
+
+
+def _first_of(frames: Generator[LiveFrame], stream: Stream) -> LiveFrame | None:
+    """The first frame, None if there is none; Ctrl-C ends the wait. Raises what opening the stream raised."""
+    answer: SimpleQueue[tuple[LiveFrame | None, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            answer.put((next(frames, None), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    threading.Thread(target=work, name="live-opener", daemon=True).start()
+    try:
+        while True:
+            with contextlib.suppress(Empty):
+                first, error = answer.get(timeout=_WAKE_SECONDS)
+                break
+    except BaseException:
+        stream.stopped.set()
+        raise
+    if error is not None:
+        raise error
+    return first
 
 
 class LiveSource:
@@ -84,7 +124,7 @@ class LiveSource:
         address: Address,
         fps: Fraction | None,
         frame_size: tuple[int, int],
-        started: tuple[Stream, Iterator[LiveFrame]] | None,
+        started: _Opened | None,
     ) -> None:
         self.path = address.shown
         self.frame_size = frame_size
@@ -96,25 +136,26 @@ class LiveSource:
         """The text with the address as `path` has it."""
         return text.replace(self._address.location or self.path, self.path)
 
-    def read(self, depth: int, drop: bool) -> LiveReader:
+    def read(self, depth: int, drop: bool, until: Callable[[], bool] | None = None) -> LiveReader:
         """Start to read, in a thread that the returned iterator's `close` ends.
 
         Args:
             depth: how many frames may wait for the consumer, at least 1.
             drop: what happens to a further frame: the oldest that waits is thrown away (True), or the source has to
                 wait (False).
+            until: asked before every frame, and several times a second while none comes; iteration ends as soon as it
+                is true, whatever still waits.
 
         Raises:
             InputError: standard input is read for a second time.
         """
         if self._address.location is not None:
             stream = Stream(self._address, self.fps, self.frame_size)
-            return LiveReader(stream, stream.frames(), depth, drop)
+            return LiveReader(_Opened(stream, stream.frames()), depth, drop, until)
         if self._started is None:
             raise InputError("standard input can be read only once")
-        stream, frames = self._started
-        self._started = None
-        return LiveReader(stream, frames, depth, drop)
+        started, self._started = self._started, None
+        return LiveReader(started, depth, drop, until)
 
 
 class LiveReader:
@@ -126,14 +167,17 @@ class LiveReader:
         dropped: frames thrown away so far because the consumer was slow.
     """
 
-    def __init__(self, stream: Stream, frames: Iterator[LiveFrame], depth: int, drop: bool) -> None:
+    def __init__(self, opened: _Opened, depth: int, drop: bool, until: Callable[[], bool] | None = None) -> None:
         self.dropped = 0
-        self._stream = stream
-        self._frames = frames
-        self._depth = depth
+        self._stream = opened.stream
+        self._frames = opened.frames
+        self._first = () if opened.first is None else (opened.first,)
         self._drop = drop
-        self._waiting: deque[LiveFrame] = deque()
-        self._changed = threading.Condition()
+        self._until = until or (lambda: False)
+        self._waiting: SimpleQueue[LiveFrame | None] = SimpleQueue()  # None: that was the last one
+        self._places: SimpleQueue[None] = SimpleQueue()  # as many as further frames may wait
+        for _ in range(depth):
+            self._places.put(None)
         self._ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="live-reader", daemon=True)
@@ -150,16 +194,21 @@ class LiveReader:
     def __next__(self) -> LiveFrame:
         patience = self._stream.address.patience
         deadline = math.inf if patience is None else time.monotonic() + patience
-        with self._changed:
-            while not (self._waiting or self._ended):
-                if (left := deadline - time.monotonic()) <= 0:
-                    raise silence(self._stream.address)
-                self._changed.wait(min(left, _WAKE_SECONDS))
-            if self._waiting:
-                self._changed.notify_all()
-                return self._waiting.popleft()
-        if self._error is not None:
-            raise self._error
+        while not self._until():
+            left = deadline - time.monotonic()
+            try:
+                frame = self._waiting.get(timeout=min(max(left, 0), _WAKE_SECONDS))
+            except Empty:
+                if left <= 0:
+                    raise silence(self._stream.address) from None
+                continue
+            if frame is not None:
+                self._places.put(None)
+                return frame
+            self._waiting.put(None)  # for whoever asks again
+            if self._error is not None:
+                raise self._error
+            break
         raise StopIteration
 
     def __enter__(self) -> LiveReader:
@@ -171,33 +220,32 @@ class LiveReader:
     def close(self) -> None:
         """Read no further. A thread that hangs in a silent network is left to its own time limit."""
         self._stream.stopped.set()
-        with self._changed:
-            self._changed.notify_all()
         self._thread.join(_JOIN_SECONDS)
 
     def _work(self) -> None:
         try:
-            for frame in self._frames:
-                if not self._put(frame):
-                    break
+            with contextlib.closing(self._frames):
+                for frame in itertools.chain(self._first, self._frames):
+                    if not self._find_place():
+                        break
+                    self._waiting.put(frame)
         except BaseException as error:
             self._error = error
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        self._ended = True
+        self._waiting.put(None)
 
-    def _put(self, frame: LiveFrame) -> bool:
-        """Hand a frame over; False if nobody wants it."""
-        with self._changed:
-            while len(self._waiting) >= self._depth and not self._stream.stopped.is_set():
-                if self._drop:
-                    self._waiting.popleft()
+    def _find_place(self) -> bool:
+        """Wait for a place, or make one; False if nobody wants a further frame."""
+        while not self._stream.stopped.is_set():
+            with contextlib.suppress(Empty):
+                self._places.get(timeout=0 if self._drop else _WAKE_SECONDS)
+                return True
+            if self._drop:
+                with contextlib.suppress(Empty):
+                    self._waiting.get_nowait()
                     self.dropped += 1
-                else:
-                    self._changed.wait()
-            self._waiting.append(frame)
-            self._changed.notify_all()
-        return not self._stream.stopped.is_set()
+                    return True
+        return False
 
 
 def _address(path: str, patience: float) -> Address:

@@ -211,7 +211,10 @@ class _Timeline:
 
 
 class _StandardInput:
-    """What FFmpeg reads standard input through: takes what is there, and ends when it is told to stop."""
+    """What FFmpeg reads standard input through: takes what is there, and ends when it is told to stop.
+
+    Not for the main thread: PyAV swallows a KeyboardInterrupt in here, and FFmpeg reads on.
+    """
 
     def __init__(self, stopped: threading.Event) -> None:
         self._descriptor = sys.stdin.fileno()

@@ -28,7 +28,7 @@ from models.samwise import SAMWISE
 from util.background import WriteBehind
 from util.drawing import draw_overlay, palette
 from util.errors import InputError
-from util.interrupts import sigterm_as_interrupt
+from util.interrupts import StopRequest
 from util.masks import mask_area, save_mask
 from util.naming import safe_names
 from util.paths import atomic_write_json, writable_folder
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _NOMINAL_FPS = Fraction(25)
 _STATUS_SECONDS = 1.0
 _RATE_SECONDS = 10.0  # over which frames per second are counted
+_KILL_SECONDS = 1.0  # after which another Ctrl-C means that the user cannot wait
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def segment_live(
 ) -> Path:
     """Segment all prompts until the source ends, or Ctrl-C or SIGTERM stops it, in constant memory.
 
-    Writes `LiveFolder`'s files as it goes. Being stopped is the usual end and no error: what was segmented by then is
-    complete. Of a source that breaks off, all frames that came before are segmented.
+    Writes `LiveFolder`'s files as it goes. Being stopped is the usual end and no error: the clip in hand is finished,
+    and everything is complete. A second Ctrl-C, a second or more after the first, kills the process, and leaves what
+    kill -9 leaves. Of a source that breaks off, all frames that came before are segmented.
 
     Args: as for `segment_media`, and
         source: where frames come from.
@@ -105,28 +107,29 @@ def segment_live(
     folder = LiveFolder(writable_folder(output_dir), prompts, live.save_masks, depth=window)
     record = _facts_of(source, dict(facts or {}))
     error: BaseException | None = None
-    with sigterm_as_interrupt(), source.read(window, live.drop) as reader:
+    with StopRequest(_KILL_SECONDS) as stop:
+        with source.read(window, live.drop, lambda: stop.requested is not None) as reader:
+            try:
+                folder.begin(record)
+                with _showing(folder, reader, stop, live.status, progress):
+                    _run(session, reader, folder, stop, threshold)
+            except BaseException as caught:  # what is done is completed first
+                error = caught
+        end = "the stream ended" if stop.requested is None else "stopped"
         try:
-            folder.begin(record)
-            with _showing(folder, reader, live.status, progress):
-                _run(session, reader, folder, threshold)
-        except BaseException as caught:  # also Ctrl-C: what is done is completed first
-            error = caught
-    try:
-        folder.finish()
-    except Exception as caught:
-        error = error or caught
-    stopped = isinstance(error, KeyboardInterrupt)
-    with contextlib.suppress(OSError) if error is not None and not stopped else contextlib.nullcontext():
-        folder.write_record({**record, "complete": error is None or stopped, **_counts(folder, reader)})
-    if error is not None and not stopped:
+            folder.finish()
+        except Exception as caught:
+            error = error or caught
+        with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
+            folder.write_record({**record, "complete": error is None, **_counts(folder, reader)})
+    if error is not None:
         raise error
-    logger.info("%s after %s", "stopped" if stopped else "the stream ended", _summary(folder, reader))
+    logger.info("%s after %s", end, _summary(folder, reader))
     return folder.root / RECORD
 
 
-def _run(session: VideoSession, reader: LiveReader, folder: LiveFolder, threshold: float) -> None:
-    """Segment what the reader gives; also, before its error is raised, the frames of the last, unfinished clip."""
+def _run(session: VideoSession, reader: LiveReader, folder: LiveFolder, stop: StopRequest, threshold: float) -> None:
+    """Segment what the reader gives; unless told to stop, and before an error is raised, also an unfinished clip."""
     waiting: deque[LiveFrame] = deque()
 
     def submit(results: Sequence[FrameResult]) -> None:
@@ -140,7 +143,8 @@ def _run(session: VideoSession, reader: LiveReader, folder: LiveFolder, threshol
             submit(session.feed([frame.pixels]))
     except InputError as error:
         broken = error
-    submit(session.flush())
+    if stop.requested is None:
+        submit(session.flush())
     if broken is not None:
         raise broken
 
@@ -166,7 +170,7 @@ def _summary(folder: LiveFolder, reader: LiveReader) -> str:
 
 
 @contextlib.contextmanager
-def _showing(folder: LiveFolder, reader: LiveReader, status: bool, progress: bool) -> Iterator[None]:
+def _showing(folder: LiveFolder, reader: LiveReader, stop: StopRequest, status: bool, progress: bool) -> Iterator[None]:
     """While the block runs, show every second on one line how it goes."""
     stopped = threading.Event()
     with tqdm(bar_format="{desc}", disable=not progress) as line:
@@ -175,7 +179,8 @@ def _showing(folder: LiveFolder, reader: LiveReader, status: bool, progress: boo
             while not stopped.wait(_STATUS_SECONDS):
                 done = folder.progress.snapshot()
                 numbers = f"delay {done.last_delay:.0f} ms, {done.rate:.1f} frame/s, " if status else ""
-                line.set_description_str(numbers + _summary(folder, reader))
+                ending = "" if stop.requested is None else "; stopping, Ctrl-C again to end at once"
+                line.set_description_str(numbers + _summary(folder, reader) + ending)
 
         thread = threading.Thread(target=work, name="live-status", daemon=True)
         thread.start()

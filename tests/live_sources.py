@@ -21,6 +21,7 @@ import av
 import cv2
 import pytest
 
+from tests.forked import PATIENCE
 from tests.media_files import picture
 
 SIZE = (48, 64)
@@ -174,4 +175,5 @@ def piped(monkeypatch: pytest.MonkeyPatch, write: Callable[[io.FileIO], None]) -
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         yield
-    thread.join()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()

@@ -1,17 +1,37 @@
-"""Work in other threads beside the model: reading ahead of it and writing behind it, through bounded queues."""
+"""Work in other threads beside the model: reading ahead of it and writing behind it, through bounded queues.
+
+KeyboardInterrupt can come between any two instructions of the main thread, and in the middle of a `queue.Queue` leaves
+it locked for ever. Here it does no harm: `SimpleQueue` does what it does whole. Nor does anything wait without a limit:
+Python sees a signal that came a moment too early, or to another thread, only when the main thread wakes up.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
 _END = object()
+
+
+def _take(waiting: SimpleQueue[T]) -> T:
+    """Wait for the next item."""
+    while True:
+        with contextlib.suppress(Empty):
+            return waiting.get(timeout=_POLL_SECONDS)
+
+
+def _places(number: int) -> SimpleQueue[None]:
+    """As many items as may wait somewhere else."""
+    places: SimpleQueue[None] = SimpleQueue()
+    for _ in range(number):
+        places.put(None)
+    return places
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
@@ -24,13 +44,15 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
         items: any iterable; it is iterated, and if it is a generator closed, by the other thread only.
         depth: how many items may wait, at least 1.
     """
-    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    waiting: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+    places = _places(depth)
     stopped = threading.Event()
 
-    def put(entry: tuple[Any, BaseException | None]) -> None:
+    def put(item: Any) -> None:
         while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                waiting.put(entry, timeout=_POLL_SECONDS)
+            with contextlib.suppress(Empty):
+                places.get(timeout=_POLL_SECONDS)
+                waiting.put((item, None))
                 return
 
     def work() -> None:
@@ -38,12 +60,12 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
         try:
             source = iter(items)
             for item in source:
-                put((item, None))
+                put(item)
                 if stopped.is_set():
                     break
-            put((_END, None))
+            waiting.put((_END, None))
         except BaseException as error:
-            put((_END, error))
+            waiting.put((_END, error))
         finally:
             if close := getattr(source, "close", None):
                 close()
@@ -52,7 +74,8 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
     thread.start()
     try:
         while True:
-            item, error = waiting.get()
+            item, error = _take(waiting)
+            places.put(None)
             if error is not None:
                 raise error
             if item is _END:
@@ -81,13 +104,15 @@ class WriteBehind(Generic[T]):
         self.seconds = 0.0
         self._write = write
         self._finish = finish
-        self._waiting: queue.Queue[Any] = queue.Queue(depth)
+        self._waiting: SimpleQueue[Any] = SimpleQueue()
+        self._places = _places(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
         self._thread.start()
 
     def submit(self, item: T) -> None:
         """Hand over one item. Raises what an earlier item raised in the thread."""
+        _take(self._places)
         self._waiting.put(item)
         if self._error is not None:
             raise self._error
@@ -98,13 +123,15 @@ class WriteBehind(Generic[T]):
 
     def join(self) -> None:
         """Wait, after `end`, until everything is written. Raises what the thread raised."""
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(_POLL_SECONDS)
         if self._error is not None:
             raise self._error
 
     def _work(self) -> None:
         while True:
-            item = self._waiting.get()
+            item = _take(self._waiting)
+            self._places.put(None)
             if self._error is None:
                 started = time.perf_counter()
                 try:

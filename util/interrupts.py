@@ -1,6 +1,8 @@
 """Being told to stop: SIGTERM (a scheduler, `kill`) ends a program as Ctrl-C does, with everything tidied up.
 
-A training rather wants to know that it shall stop, and finish its step first: `StopRequest`.
+What has to finish a step first (a training), or whose threads must go on to tidy up (a live stream), rather wants to
+know that it shall stop: `StopRequest`. KeyboardInterrupt can come between any two instructions, also of the locks and
+queues of the standard library, which then stay locked for ever, and in callbacks of C libraries, which swallow it.
 """
 
 from __future__ import annotations
@@ -47,18 +49,24 @@ def sigterm_as_interrupt() -> Iterator[None]:
 class StopRequest:
     """Within the block SIGTERM, SIGUSR1 and the first SIGINT (Ctrl-C) only set `requested`.
 
-    A second SIGINT raises KeyboardInterrupt at once. Processes that are forked within the block are not told: SIGTERM
+    A second SIGINT does not wait, see `kill_after`. Processes that are forked within the block are not told: SIGTERM
     ends them as ever, and the other two they ignore, so that a Ctrl-C in a terminal leaves the loaders of data alive
     for the step that is to be finished. Outside of the main thread the block does nothing.
+
+    Args:
+        kill_after: None: a second SIGINT raises KeyboardInterrupt. Otherwise it ends the process as if nobody handled
+            it, whatever the process is doing, if it comes at least that many seconds after the first one; what comes
+            sooner is the same request once more (`timeout -s INT`, or a shell and what it runs both pass it on).
 
     Attributes:
         requested: the name of the first signal, None before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kill_after: float | None = None) -> None:
         self.requested: str | None = None
+        self._kill_after = kill_after
         self._earlier: dict[signal.Signals, Any] = {}
-        self._interrupted = False
+        self._interrupted: float | None = None
         self._at_once = False
         self._process = 0
 
@@ -80,14 +88,23 @@ class StopRequest:
     def _note(self, number: int, _: Any) -> None:
         if os.getpid() != self._process:
             if number == signal.SIGTERM:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                os.kill(os.getpid(), signal.SIGTERM)
+                _end_by(number)
             return
-        again = number == signal.SIGINT and self._interrupted
-        self._interrupted = self._interrupted or number == signal.SIGINT
+        again = self._is_second_interrupt(number)
+        if again and self._kill_after is not None:
+            _end_by(number)
         self.requested = self.requested or signal.Signals(number).name
         if again or self._at_once:
             raise KeyboardInterrupt
+
+    def _is_second_interrupt(self, number: int) -> bool:
+        if number != signal.SIGINT:
+            return False
+        now = time.monotonic()
+        if self._interrupted is None:
+            self._interrupted = now
+            return False
+        return now - self._interrupted >= (self._kill_after or 0)
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -112,6 +129,12 @@ class StopRequest:
         own = signal.Signals[self.requested].value if self.requested else 0
         number = processes.largest([own])[0]
         return signal.Signals(number).name if number else None
+
+
+def _end_by(number: int) -> None:
+    """End this process by a signal at once, as if there was no handler."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def stop_with_parent() -> None:

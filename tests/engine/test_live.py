@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,12 @@ from PIL import Image
 from datasets.media import open_media, open_source
 from datasets.media_live import open_live
 from engine.demo import segment_media
-from engine.infer import stream
+from engine.infer import FrameResult, VideoSession, stream
 from engine.live import LiveOptions, segment_live, segment_source
 from engine.results import FRAMES
 from models.samwise import SAMWISE
 from tests.conftest import build_micro
-from tests.forked import Forked
+from tests.forked import PATIENCE, Forked
 from tests.live_sources import jpeg, mjpeg_server, part, piped
 from tests.media_files import write_video
 from util.errors import InputError
@@ -58,10 +61,40 @@ def times_of(video: Path) -> list[float]:
         return [frame.time for frame in container.decode(video=0)]
 
 
+@contextlib.contextmanager
+def forked(function: Callable[[], object]) -> Iterator[Forked]:
+    """A process that calls the function; it does not outlive the block."""
+    child = Forked(function)
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(ChildProcessError):  # it has been waited for
+            if os.waitpid(child.pid, os.WNOHANG)[0] == 0:
+                child.send(signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+
+
+@contextlib.contextmanager
+def sender(monkeypatch: pytest.MonkeyPatch, command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Standard input is a pipe from a shell command; it does not outlive the block."""
+    with subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        try:
+            monkeypatch.setattr(sys, "stdin", process.stdout)
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.fixture(scope="module")
 def smallest() -> SAMWISE:
     """A network that takes a few milliseconds per frame."""
-    return build_micro(hsa_patch_size=(4, 2, 1), sam2__image_size=32, sam2__memory_attention_layers=1)
+    return build_micro(
+        hsa_patch_size=(4, 2, 1),
+        sam2__image_size=32,
+        sam2__hiera__stages=(1, 1, 1, 1),
+        sam2__hiera__global_blocks=(2,),
+        sam2__memory_attention_layers=1,
+    )
 
 
 @pytest.fixture
@@ -115,12 +148,10 @@ def test_dropped_frames_keep_their_numbers(smallest: SAMWISE, tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_leaves_a_playable_video(smallest: SAMWISE, tmp_path: Path, number: signal.Signals) -> None:
-    with mjpeg_server(1_000_000, 0.05) as address:
-        child = Forked(
-            lambda: segment_live(
-                smallest, open_live(address), PROMPTS, tmp_path, live=LiveOptions(), window=2, progress=False
-            )
-        )
+    def run() -> None:
+        segment_live(smallest, open_live(address), PROMPTS, tmp_path, live=LiveOptions(), window=2, progress=False)
+
+    with mjpeg_server(1_000_000, 0.05) as address, forked(run) as child:
         child.wait_until(lambda: recent_line(tmp_path)["time"] > 1.3)
         child.send(number)
         status = child.wait()
@@ -145,19 +176,51 @@ def test_stopping_does_not_wait_for_a_pipe_that_pauses(
         pipe.write(images)
         over.wait()
 
+    def run() -> None:
+        segment_live(smallest, open_live("-"), PROMPTS, tmp_path, live=LiveOptions(), window=2, progress=False)
+
     with piped(monkeypatch, write):
-        child = Forked(
-            lambda: segment_live(
-                smallest, open_live("-"), PROMPTS, tmp_path, live=LiveOptions(), window=2, progress=False
-            )
-        )
         try:
-            child.wait_until(lambda: (tmp_path / FRAMES).exists() and len(lines_of(tmp_path)) == 4)
-            child.send(signal.SIGINT)
-            assert child.wait() == 0
+            with forked(run) as child:
+                child.wait_until(lambda: (tmp_path / FRAMES).exists() and len(lines_of(tmp_path)) == 4)
+                child.send(signal.SIGINT)
+                assert child.wait() == 0
         finally:
             over.set()
     assert record_of(tmp_path)["counts"]["written"] == len(times_of(tmp_path / "all_prompts.mp4")) == 4
+
+
+@pytest.mark.parametrize("data", ["", "--next\\r\\nContent-Type: image/jpeg\\r\\n"], ids=["nothing", "half a header"])
+def test_ctrl_c_before_the_first_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: str) -> None:
+    def run() -> None:
+        try:
+            open_live("-")
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    with sender(monkeypatch, f"printf '{data}'; sleep 600"), forked(run) as child:
+        child.wait_until(lambda: len(list(Path(f"/proc/{child.pid}/task").iterdir())) > 1)
+        child.send(signal.SIGINT)
+        assert child.wait() == 130
+
+
+def test_the_clip_in_hand_is_finished(
+    smallest: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: bytes
+) -> None:
+    """The signal comes while the second clip is computed."""
+    feed, fed = VideoSession.feed, []
+
+    def feed_and_interrupt(session: VideoSession, frames: list[np.ndarray]) -> list[FrameResult]:
+        fed.extend(frames)
+        if len(fed) == 8:
+            signal.raise_signal(signal.SIGINT)
+        return feed(session, frames)
+
+    monkeypatch.setattr(VideoSession, "feed", feed_and_interrupt)
+    with piped(monkeypatch, lambda pipe: pipe.write(clip)):
+        segment_live(smallest, open_live("-"), PROMPTS, tmp_path, live=LiveOptions(), window=4, progress=False)
+    assert record_of(tmp_path)["complete"] is True
+    assert len(times_of(tmp_path / "all_prompts.mp4")) == len(lines_of(tmp_path)) == 8
 
 
 def growth(child: Forked, folder: Path) -> int:
@@ -168,21 +231,43 @@ def growth(child: Forked, folder: Path) -> int:
 
     child.wait_until(lambda: recent_line(folder)["index"] >= 600)
     early = resident()
-    child.wait_until(lambda: recent_line(folder)["index"] >= 3000)
+    for number in range(800, 3001, 200):  # every part has its own time limit
+        child.wait_until(lambda number=number: recent_line(folder)["index"] >= number)
     late = resident()
     child.send(signal.SIGINT)
     assert child.wait() == 0
-    counts = record_of(folder)["counts"]
-    assert counts["written"] == len(times_of(folder / "all_prompts.mp4"))
+    record = record_of(folder)
+    counts = record["counts"]
+    assert record["complete"] is True
+    assert counts["written"] == len(times_of(folder / "all_prompts.mp4")) == len(lines_of(folder))
     assert counts["written"] + counts["dropped"] > 3000 - 8
     return late - early
 
 
 def test_3000_frames_need_no_more_memory_than_600(smallest: SAMWISE, tmp_path: Path) -> None:
-    with mjpeg_server(1_000_000, 0.001) as address:
-        options: dict[str, Any] = {"live": LiveOptions(drop=True), "progress": False}
-        child = Forked(lambda: segment_live(smallest, open_live(address), PROMPTS[:1], tmp_path, **options))
+    def run() -> None:
+        segment_live(smallest, open_live(address), PROMPTS[:1], tmp_path, live=LiveOptions(drop=True), progress=False)
+
+    with mjpeg_server(1_000_000, 0.001) as address, forked(run) as child:
         assert growth(child, tmp_path) < 8 << 20
+
+
+@pytest.mark.slow
+def test_3000_frames_of_a_pipe_need_no_more_memory_than_600(
+    smallest: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.write_bytes(b"".join(part(jpeg(number)) for number in range(50)))
+
+    def run() -> None:
+        segment_live(smallest, open_live("-"), PROMPTS[:1], out, live=LiveOptions(), progress=False)
+
+    with sender(monkeypatch, f"while cat '{images}'; do :; done") as process, forked(run) as child:
+        sys.stdin.close()  # the child alone reads, so that its end ends the sender
+        assert growth(child, out) < 8 << 20
+        process.wait(PATIENCE)
+    assert record_of(out)["counts"]["dropped"] == 0
+    assert [line["index"] for line in lines_of(out)] == list(range(record_of(out)["counts"]["written"]))
 
 
 @pytest.mark.parametrize(("end", "message"), [("cut", "broke off in the middle of frame 5"), ("silent", "no frame")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -83,6 +84,18 @@ def test_the_second_ctrl_c_does_not_wait() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert stop.requested == "SIGTERM"
+
+
+@pytest.mark.parametrize("kill_after", [0.0, 600.0])
+def test_a_later_ctrl_c_kills_and_one_at_once_is_the_same(kill_after: float) -> None:
+    def work() -> None:
+        with StopRequest(kill_after) as stop:
+            signal.raise_signal(signal.SIGTERM)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+            sys.exit(7 if stop.requested == "SIGTERM" else 8)
+
+    assert Forked(work).wait() == (-signal.SIGINT if kill_after == 0 else 7)
 
 
 @pytest.mark.parametrize("name", STOPPING)
