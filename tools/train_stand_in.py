@@ -12,6 +12,7 @@ from tools/train_tokenizer.py. With torchrun every process computes batches of i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -33,6 +34,7 @@ from engine.train.sealed import DamagedFileError, load_content, plain, write_sea
 from models.build import load_model
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import Lessons
+from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import SceneBatch, batches, read_scenes
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
@@ -42,6 +44,7 @@ from util.paths import atomic_path, writable_folder
 HEADS = Path("training/heads.pth")  # in a folder of results
 WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left at the end
 WEIGHT_DECAY, BETAS, MAX_NORM = 0.01, (0.9, 0.98), 1.0
+POSITION_SCALE = 0.5  # of the ramps that the position embedding begins with
 _LOGGED = 50  # steps between two lines of the log
 
 
@@ -73,6 +76,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=6, help="of a clip (default: 6)")
     parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
     parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
+    parser.add_argument("--half_products", action="store_true",
+                        help="multiply matrices in bfloat16, for CPUs with avx512_bf16 or amx_bf16")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint_minutes", type=float, default=3, help="default: 3")
@@ -102,10 +107,25 @@ def build(args: argparse.Namespace) -> SAMWISE:
     model, _ = load_model(config, untrained=True, roberta=args.roberta, seed=args.seed)
     if args.init is not None:
         model.load_state_dict(SAMWISE.from_pretrained(args.init).state_dict())
+    else:
+        begin_with_position(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model.to(args.device).requires_grad_(True).train()
+
+
+def begin_with_position(model: SAMWISE) -> None:
+    """Add ramps to the position embedding: every channel says something of the row and the column.
+
+    SAM 2 has learned where things are from a billion masks. A short training leaves the small random values as they
+    are, and a network that cannot say where an object is never learns what "leftmost" means.
+    """
+    embedding = model.sam.image_encoder.trunk.pos_embed
+    channels, rows, columns = embedding.shape[1:]
+    grid = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    with torch.no_grad():
+        embedding.add_(POSITION_SCALE * torch.einsum("cd,dhw->chw", torch.randn(channels, 2), torch.stack(grid)))
 
 
 class StandInTraining:
@@ -225,7 +245,8 @@ class StandInTraining:
         rate = learning_rate(self.done, stage.steps) * self.args.lr
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        outcome = self.lessons(self.model, batch)
+        with HalfProducts() if self.args.half_products else contextlib.nullcontext():
+            outcome = self.lessons(self.model, batch)
         self.optimizer.zero_grad()
         torch.stack(list(outcome.losses.values())).sum().backward()
         self._share_gradients()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,18 @@ from models.samwise import SAMWISE
 from tests.weight_files import save_vocabulary
 from tools import train_stand_in
 from tools.data import make_refshapes
-from tools.stand_in.lessons import CLASSES, Lessons, object_motion, shrink_labels
-from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_scenes
+from tools.stand_in.lessons import (
+    CLASSES,
+    Lessons,
+    known_loss,
+    label_shares,
+    object_amount,
+    object_motion,
+    object_place,
+    shrink_labels,
+)
+from tools.stand_in.products import HalfProducts
+from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_clause, read_scenes
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import StopRequest
@@ -45,7 +56,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_every_part_learns_and_an_interruption_changes_nothing(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [*quick, "--steps", "2", "2", "--output"]
+    command = [*quick, "--half_products", "--steps", "2", "2", "--output"]
     args = train_stand_in.parse_args([*command, str(tmp_path / "whole")])
     before = {key: value.clone() for key, value in train_stand_in.build(args).state_dict().items()}
     train_stand_in.main([*command, str(tmp_path / "whole")])
@@ -91,6 +102,13 @@ def test_batches_hold_what_sentences_mean(refshapes: Path) -> None:
         assert torch.equal(batch.targets[sample] > 0, meant > 0)
         names = [options[int(n) - 1] for options, n in zip(PROPERTIES.values(), batch.named[sample], strict=True) if n]
         assert set(names) == set(expression["noun"].values())
+        meant, fitted, looked_from = (set(row.nonzero().flatten().tolist()) for row in batch.members[sample])
+        assert meant == {target + 1 for target in expression["targets"]}
+        objects = [dict(zip(PROPERTIES, numbers, strict=True)) for numbers in scene.properties]
+        words = {name: PROPERTIES[name].index(value) + 1 for name, value in expression["noun"].items()}
+        assert fitted == {k for k, item in enumerate(objects, 1) if words.items() <= item.items()} >= meant
+        beside = [int(word) + 1 for word in expression["clause"].split() if word.isdigit()]
+        assert looked_from == set(beside)
 
 
 def test_a_step_has_its_scenes_whatever_came_before(refshapes: Path) -> None:
@@ -123,7 +141,9 @@ def test_motion_is_that_of_the_drawn_object() -> None:
     for frame in range(4):
         labels[0, frame, 8:12, 2 + 4 * frame : 6 + 4 * frame] = 1
         labels[0, frame, 20 - frame : 24 + frame, 10 - frame : 14 + frame] = 2
-    motion = object_motion(labels)
+    place = object_place(labels)
+    assert place[0, 0, 1].tolist() == pytest.approx([3.5 / 32, 9.5 / 32, np.log(16 / 32**2)], abs=1e-5)
+    motion = object_motion(place)
     assert motion[0, 1, 1].tolist() == pytest.approx([4 / 32 * 16, 0, 0], abs=1e-5)
     assert motion[0, 1, 2].tolist() == pytest.approx([0, 0, np.log(8**2 / 4**2) / 2 * 8], abs=1e-5)
     assert motion[:, [0, 3]].isnan().all()
@@ -133,6 +153,104 @@ def test_motion_is_that_of_the_drawn_object() -> None:
 def test_labels_shrink_to_the_middle_of_cells() -> None:
     labels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
     assert shrink_labels(labels, 2).tolist() == [[[[5, 7], [13, 15]]]]
+
+
+def test_shares_of_labels_are_those_of_cells() -> None:
+    labels = torch.randint(0, 3, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shares = label_shares(labels, 4)
+    assert shares.sum(-1) == pytest.approx(torch.ones(2, 3, 4, 4))
+    assert shares[1, 2, 3, 0, 2] == (labels[1, 2, 6:8, 0:2] == 2).float().mean()
+
+
+@pytest.mark.parametrize(
+    ("clause", "asked", "origin"),
+    [
+        ("is left", {"x": -1}, "fixed"),
+        ("starts bottom", {"y0": 1}, "fixed"),
+        ("ends topmost", {"y1": -1}, "candidates"),
+        ("starts right of 3", {"x0": 1}, "other"),
+        ("above 0", {"y": -1}, "other"),
+        ("keeps_moving up-left", {"vx": -(0.5**0.5), "vy": -(0.5**0.5)}, "fixed"),
+        ("goes_then_stops down", {"vy": 1}, "fixed"),
+        ("moves", {"speed": 1}, "fixed"),
+        ("slowest", {"speed": -1}, "candidates"),
+        ("largest", {"area": 1}, "candidates"),
+        ("shrinks", {"growth": -1}, "fixed"),
+        ("appears_last", {"arrival": 1}, "candidates"),
+        ("turns left up", {}, "fixed"),
+        ("starts", {}, "fixed"),
+        ("", {}, "fixed"),
+    ],
+)
+def test_what_clauses_ask_for(clause: str, asked: dict[str, float], origin: str) -> None:
+    weights, name = read_clause(clause)
+    assert weights == pytest.approx(asked)
+    assert name == origin
+
+
+def test_what_is_meant_has_most_of_what_is_asked_for(refshapes: Path) -> None:
+    """Of one-word comparisons the target; of relations to another object more than that has."""
+    seen = set()
+    for scene in read_scenes(refshapes, "train") + read_scenes(refshapes, "image_train"):
+        for expression in scene.expressions:
+            alone = dataclasses.replace(scene, expressions=(expression,))
+            batch = make_batch([alone], SIDE, len(scene.frames), 1, np.random.default_rng(0))
+            place = object_place(batch.labels)
+            amount = object_amount(batch, place, object_motion(place))[0, :, :, 0]
+            weights, origin = read_clause(expression["clause"])
+            if not weights:
+                assert amount.isnan().all()
+            elif origin == "candidates":
+                of_all = amount[len(amount) // 2].where(batch.members[0, 1] > 0, torch.nan)
+                assert of_all.nanmean().item() == pytest.approx(0, abs=1e-5)
+                if of_all.isfinite().sum() == batch.members[0, 1].sum():
+                    assert int(of_all.nan_to_num(-torch.inf).argmax()) == expression["targets"][0] + 1
+            elif origin == "other":
+                assert amount[:, expression["targets"][0] + 1].nanmean() > 0
+            seen |= {*weights, origin}
+    assert seen >= {"x", "y", "candidates", "other"}
+
+
+def test_only_known_values_of_objects_count() -> None:
+    labels = torch.tensor([0, 1, 2, 1]).view(1, 1, 2, 2)
+    table = torch.tensor([[5.0], [1.0], [torch.nan]]).view(1, 1, 3, 1)
+    answers = torch.tensor([9.0, 1.0, 9.0, 3.0]).view(1, 1, 2, 2, 1).requires_grad_()
+    loss = known_loss(answers, labels, table)
+    assert loss.item() == pytest.approx((0 + (2 - 0.3 / 2)) / 2)
+    (gradient,) = torch.autograd.grad(loss, answers)
+    assert gradient.flatten().nonzero().flatten().tolist() == [3]
+    nothing = known_loss(answers, torch.zeros_like(labels), table)
+    assert nothing.item() == 0
+    nothing.backward()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_half_products_are_those_of_linear_layers(bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(256, 512, bias=bias)
+    x = torch.randn(4, 32, 256, requires_grad=True)
+    exact = layer(x)
+    wanted = torch.autograd.grad(exact.square().sum(), [x, *layer.parameters()])
+    with HalfProducts():
+        half = layer(x)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, exact)
+    found = torch.autograd.grad(half.square().sum(), [x, *layer.parameters()])
+    for one, other in zip((half, *found), (exact, *wanted), strict=True):
+        assert (one - other).norm() < 0.01 * other.norm()
+    with HalfProducts():  # small, or of another type: as ever
+        assert torch.equal(layer(x[:1, :1]), layer(x[:1, :1].clone()))
+        assert layer.double()(x.double()).dtype == torch.float64
+
+
+def test_a_new_network_knows_where_things_are(quick: list[str], tmp_path: Path) -> None:
+    model = train_stand_in.build(train_stand_in.parse_args([*quick, "--output", str(tmp_path)]))
+    grid = model.sam.image_encoder.trunk.position(16, 16)[0].detach().flatten(0, 1)
+    place = torch.cartesian_prod(torch.arange(16.0), torch.arange(16.0))
+    place = place - place.mean(0)
+    found = torch.linalg.lstsq(grid - grid.mean(0), place).solution
+    rest = (grid - grid.mean(0)) @ found - place
+    assert (rest.square().sum(0) < 0.05 * place.square().sum(0)).all()
 
 
 def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> None:

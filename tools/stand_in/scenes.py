@@ -31,6 +31,22 @@ from util.paths import read_json_object
 PROPERTIES: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS), "shape": tuple(SHAPES), "texture": tuple(TEXTURES), "size": tuple(SIZES)
 }  # fmt: skip
+# What a sentence can ask an object to have most or least of: its place in the frame, its velocity and speed, area and
+# growth, when it comes and goes, and its place when it comes and when it goes.
+QUANTITIES = ("x", "y", "vx", "vy", "speed", "area", "growth", "arrival", "departure", "x0", "y0", "x1", "y1")
+_HISTORY = QUANTITIES.index("arrival")  # from here on they hold for the whole video
+# From what it counts: a fixed value ("on the left"), what the noun fits ("the leftmost"), or another object.
+ORIGINS = ("fixed", "candidates", "other")
+_UNIT = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+_UNIT |= {"top": _UNIT["up"], "above": _UNIT["up"], "bottom": _UNIT["down"], "below": _UNIT["down"]}
+_MOVING = ("moves", "keeps_moving", "goes_then_stops", "stops_then_goes")
+_MOST = {
+    "fastest": ("speed", 1, "candidates"), "slowest": ("speed", -1, "candidates"), "moves": ("speed", 1, "fixed"),
+    "stays_still": ("speed", -1, "fixed"), "largest": ("area", 1, "candidates"), "smallest": ("area", -1, "candidates"),
+    "grows": ("growth", 1, "fixed"), "shrinks": ("growth", -1, "fixed"), "appears_last": ("arrival", 1, "candidates"),
+    "appears_later": ("arrival", 1, "candidates"), "leaves_first": ("departure", -1, "candidates"),
+    "leaves": ("departure", -1, "candidates"),
+}  # fmt: skip
 MAX_OBJECTS = OBJECTS_PER_VIDEO  # more than a scene has
 STRIDES, STRIDE_SHARES = (1, 2, 3), (0.5, 0.3, 0.2)  # distance in time of the frames of a clip
 _AHEAD = 3  # batches that are read before they are needed
@@ -64,7 +80,12 @@ class SceneBatch:
         texts: B sentences in lower case.
         clip_of: (B,) int64.
         targets: (B, T, S, S) float32 in {0, 1}.
+        members: (B, 3, MAX_OBJECTS + 1) float32 in {0, 1}, by label: what the sentence means, whatever its noun fits,
+            and the object beside which it looks (often none).
         named: (B, 4) int64, the properties that a sentence names, 0 for those it does not.
+        asked: (B, len(QUANTITIES)) float32, of which the sentence asks most (positive) or least.
+        origins: (B,) int64, from what it counts: a number of `ORIGINS`.
+        history: (V, MAX_OBJECTS + 1, len(QUANTITIES) - _HISTORY) float32, by label; NaN for what is never visible.
     """
 
     frames: Tensor
@@ -73,7 +94,11 @@ class SceneBatch:
     texts: list[str]
     clip_of: Tensor
     targets: Tensor
+    members: Tensor
     named: Tensor
+    asked: Tensor
+    origins: Tensor
+    history: Tensor
 
     def to(self, device: torch.device | str) -> SceneBatch:
         """The same on a device."""
@@ -193,7 +218,8 @@ def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, 
         sentences: different ones for each scene, repeated where it has fewer.
         rng: what is drawn: frames and sentences.
     """
-    images, labels, texts, clip_of, targets, named = [], [], [], [], [], []
+    images, labels, texts, clip_of, targets, members, named = [], [], [], [], [], [], []
+    asked, origins = [], []
     properties = torch.zeros(len(scenes), MAX_OBJECTS + 1, len(PROPERTIES), dtype=torch.int64)
     for place, scene in enumerate(scenes):
         image, label = read_scene(scene, choose_frames(len(scene.frames), frames, rng), side)
@@ -205,12 +231,71 @@ def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, 
             expression = scene.expressions[order[number % len(order)]]
             texts.append(expression["exp"].lower())
             clip_of.append(place)
-            targets.append(torch.isin(labels[-1], torch.tensor(expression["targets"], dtype=torch.uint8) + 1).float())
+            members.append(_members(expression, scene.properties))
+            targets.append(members[-1][0][labels[-1].long()])
             named.append(_numbers(expression["noun"]))
+            weights, origin = read_clause(expression["clause"])
+            asked.append([weights.get(name, 0.0) for name in QUANTITIES])
+            origins.append(ORIGINS.index(origin))
     return SceneBatch(
         torch.stack(images), torch.stack(labels), properties, texts, torch.tensor(clip_of), torch.stack(targets),
-        torch.tensor(named),
+        torch.stack(members), torch.tensor(named), torch.tensor(asked), torch.tensor(origins),
+        torch.stack([_history(scene) for scene in scenes]),
     )  # fmt: skip
+
+
+def read_clause(clause: str) -> tuple[dict[str, float], str]:
+    """What a clause of refshapes.json asks for: weights of `QUANTITIES`, and one of `ORIGINS`; nothing for most."""
+    words = clause.split()
+    names = ("x", "y")
+    if len(words) > 1 and words[0] in ("starts", "ends", "is"):
+        names = {"starts": ("x0", "y0"), "ends": ("x1", "y1"), "is": names}[words[0]]
+        words = words[1:]
+    first = words[0] if words else ""
+    if first in _MOVING and len(words) > 1:
+        units = [_UNIT[word] for word in words[1].split("-")]
+        weights = [sum(unit[axis] for unit in units) / len(units) ** 0.5 for axis in (0, 1)]
+        return {name: weight for name, weight in zip(("vx", "vy"), weights, strict=True) if weight}, "fixed"
+    if first.removesuffix("most") in _UNIT:
+        origin = "candidates" if first.endswith("most") else "other" if words[-1].isdigit() else "fixed"
+        unit = _UNIT[first.removesuffix("most")]
+        return {name: weight for name, weight in zip(names, unit, strict=True) if weight}, origin
+    if first in _MOST:
+        name, sign, origin = _MOST[first]
+        return {name: float(sign)}, origin
+    return {}, "fixed"
+
+
+def _history(scene: Scene) -> Tensor:
+    """(MAX_OBJECTS + 1, 6): shares of the video at which objects come and go, and their middles then; see `QUANTITIES`.
+
+    The middles are those of boxes, in sides of the network input.
+    """
+    history = torch.full((MAX_OBJECTS + 1, len(QUANTITIES) - _HISTORY), torch.nan)
+    for number, masks in enumerate(scene.masks, 1):
+        seen = [index for index, mask in enumerate(masks) if mask]
+        if not seen:
+            continue
+        middles = []
+        for index in (seen[0], seen[-1]):
+            x, y, width, height = coco_mask.toBbox(masks[index])
+            side = max(masks[index]["size"])
+            middles += [(x + width / 2) / side, (y + height / 2) / side]
+        history[number] = torch.tensor([seen[0] / len(masks), (seen[-1] + 1) / len(masks), *middles])
+    return history
+
+
+def _members(expression: Mapping[str, Any], properties: Sequence[Sequence[int]]) -> Tensor:
+    """(3, MAX_OBJECTS + 1), see `SceneBatch`."""
+    members = torch.zeros(3, MAX_OBJECTS + 1)
+    members[0, [number + 1 for number in expression["targets"]]] = 1
+    wanted = _numbers(expression["noun"])
+    for number, values in enumerate(properties, 1):
+        members[1, number] = all(want in (0, value) for want, value in zip(wanted, values, strict=True))
+    *_, last = expression["clause"].split() or [""]
+    if last.isdigit():
+        members[2, int(last) + 1] = 1
+    return members
 
 
 def batches(
