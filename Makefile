@@ -10,14 +10,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 SLOW ?= slow
 
-.PHONY: help install demo web test test-all lint types miniature clean
+.PHONY: help install demo web test test-slow test-all lint types miniature clean
 
 help:
 	@echo "make demo    set up, then segment a shipped clip by its sentences and score it (output/demo)"
 	@echo "make web     set up, then serve a web page; WEB='--resume FILE ...' chooses the weights"
 	@echo "make test    set up, then run the tests"
 	@echo "make test-all  also the slow ones: the web page in a browser (Debian: apt-get install chromium), the notebook;"
-	@echo "             SLOW='slow and not browser and not study' leaves some out"
+	@echo "             SLOW='slow and not browser and not study' leaves some out; make test-slow runs the slow ones alone"
 	@echo "make miniature  the whole study from nothing (output/miniature); MINIATURE='--quick' for a small one"
 	@echo "make lint    ruff: rules and format"
 	@echo "make types   mypy"
@@ -40,7 +40,9 @@ web: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-all: test
+test-all: test test-slow
+
+test-slow: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(SLOW)" -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
