@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # run as a file: the project's folder has to be found
@@ -23,10 +24,10 @@ if not __package__:  # run as a file: the project's folder has to be found
 
 import torch
 
-from configs.cli import natural_int
+from configs.cli import natural_int, positive_int
 from tools.study.places import Places
 from tools.study.plan import GROUPS, plan, select
-from tools.study.runner import run_stages
+from tools.study.runner import execute, run_stages
 from tools.study.settings import QUICK, Settings, flags
 from util.errors import run_script
 from util.paths import writable_folder
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("output/miniature"), help="default: output/miniature")
     parser.add_argument("--seed", type=natural_int, default=0, help="of data and trainings (0)")
     parser.add_argument("--seeds", type=natural_int, nargs="+", help="of the ablation's trainings (0 1 2; quick: 0)")
+    parser.add_argument("--processes", type=positive_int, default=1, help="that share trainings and inferences (1)")
     parser.add_argument("--quick", action="store_true", help="a few steps on two videos: whether everything runs")
     parser.add_argument("--stand_in", type=Path, metavar="FOLDER", help="use this stand-in instead of training one")
     parser.add_argument("--only", nargs="+", choices=GROUPS, help="run only these stages; what they need must be there")
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     places = Places(out, args.stand_in or out / "stand_in")
     seeds = tuple(args.seeds or settings.seeds)
     stages = plan(places, settings, args.seed, seeds, torch.cuda.is_available())
-    run_stages(select(stages, args.only, args.skip), out)
+    run_stages(select(stages, args.only, args.skip), out, partial(execute, processes=args.processes))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import torch
 
 from tests.conftest import build_micro
 from tools import miniature
-from tools.study import frozen
+from tools.study import frozen, runner
 from tools.study.places import Places
 from tools.study.plan import GROUPS, plan, select
-from tools.study.runner import ROOT, Stage, read_marker, run_stages
+from tools.study.runner import ROOT, Stage, execute, read_marker, run_stages
 from tools.study.settings import QUICK, Settings
 from util.errors import InputError
 
@@ -46,6 +46,16 @@ def work(folder: Path, name: str, needed: Path, *more: str, **values: Any) -> St
 
 def calls(folder: Path, name: str) -> list[str]:
     return (folder / f"{name}.calls").read_text().splitlines()
+
+
+def test_processes_share_trainings_and_inferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "part.py"
+    script.write_text("import os, pathlib, sys; pathlib.Path(sys.argv[1], os.environ.get('RANK', 'alone')).touch()\n")
+    assert execute([str(script), str(tmp_path)], processes=2) == 0
+    assert (tmp_path / "alone").exists()
+    monkeypatch.setattr(runner, "SHARED", (str(script),))
+    assert execute([str(script), str(tmp_path)], processes=2) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"part.py", "alone", "0", "1"}
 
 
 def test_done_stages_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from util.paths import atomic_write_json, read_json_object
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKERS = "stages"
+# Programs that several processes can share.
+SHARED = ("main.py", "main_pretrain.py", "inference_mevis.py", "tools/train_stand_in.py")
 Execute = Callable[[Sequence[str]], int]
 
 
@@ -75,12 +78,17 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def execute(command: Sequence[str]) -> int:
+def execute(command: Sequence[str], processes: int = 1) -> int:
     """Run a command in the project's folder; returns its exit status.
 
+    Trainings and inferences are shared by `processes`, as torchrun starts them, with a part of the cores each.
     Ctrl-C and SIGTERM reach it once, as SIGTERM, and it may come to an orderly end before KeyboardInterrupt goes on.
     """
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
+    arguments, environment = list(command), dict(os.environ)
+    if processes > 1 and command[0] in SHARED:
+        arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *command]
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, start_new_session=True)
     try:
         return process.wait()
     except KeyboardInterrupt:
