@@ -148,17 +148,17 @@ class CMTAdapter(nn.Module):
             visual: (B, T, H, W, C).
 
         Returns:
-            (B, T, H, W, A) and (B, H * W, A).
+            (B, T, H, W, A) and (B, H, W, A).
         """
         x = self.proj_vis_down(visual.flatten(0, 1)).unflatten(0, visual.shape[:2])
         attended = x if self.patch is None else x + self._hsa(x)
-        return attended, x.mean(dim=1).flatten(1, 2)
+        return attended, x.mean(dim=1)
 
     def forward(self, attended: Tensor, mean: Tensor, text: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what is added to both streams.
 
         Args:
-            attended, mean: from `look`.
+            attended, mean: from `look`; `attended` may be a part of the map, `mean` is the whole.
             text: (B, L, D).
             words: (B, L) bool, False for padding.
 
@@ -167,7 +167,7 @@ class CMTAdapter(nn.Module):
         """
         t = self.proj_text_down(text)
         mixed = self.ca_V2T(attended.flatten(1, 3), t, words).view_as(attended)
-        text_out = self.ca_T2V(t, mean)
+        text_out = self.ca_T2V(t, mean.flatten(1, 2))
         visual_out = self.proj_vis_up(mixed.flatten(0, 1)).unflatten(0, attended.shape[:2])
         return visual_out, self.proj_text_up(text_out)
 

@@ -5,6 +5,9 @@ Features keep their channels last: (B, H, W, C). Further axes: w side of a windo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -165,9 +168,14 @@ class Hiera(nn.Module):
         tiled = window.tile(1, 1, *repeats)[:, :, :height, :width]
         return (background.to(window.dtype) + tiled).permute(0, 2, 3, 1)
 
-    def run_stage(self, stage: int, x: Tensor) -> Tensor:
-        """Run the blocks of one stage: (B, H, W, C) -> (B, H', W', C')."""
+    def stage_blocks(self, stage: int) -> list[Block]:
+        """The blocks of one stage."""
         start = self.stage_ends[stage - 1] if stage else 0
-        for block in self.blocks[start : self.stage_ends[stage]]:
+        return [cast(Block, block) for block in self.blocks[start : self.stage_ends[stage]]]
+
+    @staticmethod
+    def run_blocks(blocks: Sequence[Block], x: Tensor) -> Tensor:
+        """One block after the other: (B, H, W, C) -> (B, H', W', C')."""
+        for block in blocks:
             x = block(x)
         return x

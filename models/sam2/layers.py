@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
+ROWS_AT_ONCE = 256  # of queries, see `attend_narrow`
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
@@ -33,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     Returns:
         (..., C').
     """
-    if _can_fuse(x):
+    if x.shape[:-1].numel() >= FEW_ROWS and can_fuse(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     x = F.linear(x, weight, bias)
     if activation == "gelu":
@@ -41,11 +42,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     return F.relu(x) if activation == "relu" else x
 
 
-def _can_fuse(x: Tensor) -> bool:
+def can_fuse(x: Tensor) -> bool:
+    """Whether oneDNN's fused kernels apply: float32 on a CPU, without gradients."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and x.shape[:-1].numel() >= FEW_ROWS
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
@@ -78,6 +79,30 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
         for part in rows
     ]
     return torch.cat(parts, dim=-2)
+
+
+def attend_narrow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention with values narrower than the keys, for which `can_fuse` holds.
+
+    PyTorch's fused attention wants equal widths. Here a block of queries at a time meets all keys, so that its weights
+    stay in the cache (`python tools/benchmark.py attention` compares the two).
+
+    Args:
+        query: (B, N, C).
+        key: (B, M, C).
+        value: (B, M, D).
+
+    Returns:
+        (B, N, D).
+    """
+    scale = query.shape[-1] ** -0.5
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    for q, k, v, found in zip(query * scale, key, value.transpose(1, 2).contiguous(), out, strict=True):
+        for some, result in zip(q.split(ROWS_AT_ONCE), found.split(ROWS_AT_ONCE), strict=True):
+            weights = linear(some, k, None)
+            torch.softmax(weights, dim=-1, out=weights)
+            result.copy_(linear(weights, v, None))
+    return out
 
 
 class Linear(nn.Linear):
