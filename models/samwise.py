@@ -19,6 +19,7 @@ from models.conditional_memory_encoder import ConditionalMemoryEncoder, switched
 from models.hub import HubMixin
 from models.padding import Padding
 from models.sam2.hiera import PATCH_STRIDE
+from models.sam2.layers import band_rows
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
 from models.session import Session
@@ -225,7 +226,8 @@ class SAMWISE(nn.Module, HubMixin):
         while blocks:
             x = padding.fit(f"stage {stage}, {len(blocks)} blocks left", x, blocks[0].attn.window, shared)
             count = padding.count_until_growth(blocks)
-            x = self._by_frame(functools.partial(trunk.run_blocks, blocks[:count]), x)
+            rows = band_rows(x, x.shape[1], trunk.rows_alone(blocks[:count]), x.shape[2])
+            x = self._by_frame(functools.partial(trunk.run_blocks, blocks[:count]), x, rows)
             blocks = blocks[count:]
         return x
 
@@ -252,11 +254,21 @@ class SAMWISE(nn.Module, HubMixin):
             x = self.sam.image_encoder.neck.high_resolution(stage, x, reductions[stage])
         return padding.complete(f"level {stage}", x, shared)
 
-    def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there."""
+    def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor, rows: int | None = None) -> Tensor:
+        """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there.
+
+        Args:
+            function: to (n, H, W, channels).
+            x: (n, H, W, channels), or whatever else has n first.
+            rows: of a band that `function` may be given alone; by default whole frames.
+
+        Returns:
+            (n, H', W', channels').
+        """
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return function(x)
-        return torch.cat([function(frame) for frame in x.split(1)])
+        bands = [function(band) for frame in x.split(1) for band in frame.split(rows or x.shape[1], dim=1)]
+        return torch.cat([band.flatten(0, 1) for band in bands]).unflatten(0, (x.shape[0], -1))
 
     def _prompts(self, text: Tensor, tokens: TokenBatch) -> Prompts:
         """Prompt tokens (B, P, C) from the text (B, L, D) after its last layer, and which of them count."""

@@ -5,6 +5,7 @@ Features keep their channels last: (B, H, W, C). Further axes: w side of a windo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -46,6 +47,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H / 4, W / 4, C)."""
+        frames = frames.contiguous(memory_format=torch.channels_last)
         return self.proj(frames).permute(0, 2, 3, 1).contiguous()
 
 
@@ -172,6 +174,15 @@ class Hiera(nn.Module):
         """The blocks of one stage."""
         start = self.stage_ends[stage - 1] if stage else 0
         return [cast(Block, block) for block in self.blocks[start : self.stage_ends[stage]]]
+
+    @staticmethod
+    def rows_alone(blocks: Sequence[Block]) -> int:
+        """The fewest rows of a map that `blocks` treat without the other rows; 0 if they need all."""
+        rows, scale = 1, 1
+        for block in blocks:
+            rows = math.lcm(rows, block.attn.window * scale)
+            scale *= 2 if block.begins_stage else 1
+        return rows
 
     @staticmethod
     def run_blocks(blocks: Sequence[Block], x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
 ROWS_AT_ONCE = 256  # of queries, see `attend_narrow`
+BAND_TOKENS = 8192  # see `band_rows`
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
@@ -103,6 +104,22 @@ def attend_narrow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             torch.softmax(weights, dim=-1, out=weights)
             result.copy_(linear(weights, v, None))
     return out
+
+
+def band_rows(x: Tensor, rows: int, unit: int, tokens_per_row: int) -> int:
+    """In bands of how many rows to compute what treats `unit` rows without the others.
+
+    A CPU outside training keeps what it works on in its caches; everything else takes all rows at once.
+
+    Args:
+        x: the input, for its device.
+        rows: of the map.
+        unit: 0 if all rows need each other.
+        tokens_per_row: of all maps that are computed together.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or unit == 0 or rows % unit:
+        return rows
+    return min(unit * max(BAND_TOKENS // (unit * tokens_per_row), 1), rows)
 
 
 class Linear(nn.Linear):

@@ -60,7 +60,7 @@ def test_a_clip_from_files_to_files(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_parts_add_up_and_savings_are_counted(pipeline: Pipeline) -> None:
-    pipeline.fill()
+    pipeline.clip()
     counted, timed = pipeline.clip_in_parts(count=True), pipeline.clip_in_parts()
     assert counted.parts.keys() == timed.parts.keys() > set(BESIDE)
     inside = [part.seconds for name, part in timed.parts.items() if name not in BESIDE]
