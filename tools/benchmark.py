@@ -34,6 +34,7 @@ import torch
 from tqdm import tqdm
 
 from configs.loading import sam2_versions
+from configs.schema import SHIPPED_VERSIONS
 from models.samwise import SAMWISE
 from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
 from tools.bench.end_to_end import BESIDE, SENTENCES, Clip, Pipeline, Settings, plain_computation, random_model
@@ -180,7 +181,8 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     """Read the command line; `defaults` stand for what it does not say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", choices=BENCHMARKS)
-    parser.add_argument("--sam2_version", nargs="+", default=["tiny"], choices=sam2_versions(), metavar="VERSION")
+    versions = (*sam2_versions(), *SHIPPED_VERSIONS)
+    parser.add_argument("--sam2_version", nargs="+", default=["tiny"], choices=versions, metavar="VERSION")
     parser.add_argument("--window", type=int, default=8, help="frames per clip (default 8)")
     parser.add_argument("--expressions", type=int, default=1, help=f"in end_to_end, 1 to {len(SENTENCES)} (default 1)")
     parser.add_argument("--batch", type=int, default=4, help="E of `expressions` (default 4)")
