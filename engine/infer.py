@@ -25,6 +25,7 @@ from torch import Tensor
 from configs.schema import PRECISIONS, PROTOCOLS
 from datasets.transforms import evaluation_size, resize_frame, to_network_input
 from engine.runtime import float32_arithmetic
+from models.padding import Padding
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
@@ -143,13 +144,15 @@ class VideoSession:
         self.memory = model.new_session()
         self.frame_size: tuple[int, int] | None = None
         self.frames_done = 0
+        self._padding: Padding | None = None
         self._waiting: list[Frame] = []
         self._ready: list[FrameResult] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes of state held, waiting frames included."""
-        return self.memory.nbytes + sum(frame.nbytes for frame in self._waiting)
+        padding = self._padding.nbytes if self._padding is not None else 0
+        return self.memory.nbytes + padding + sum(frame.nbytes for frame in self._waiting)
 
     def feed(self, frames: Iterable[Frame]) -> list[FrameResult]:
         """Take frames; return the results of the clips that they complete.
@@ -214,11 +217,19 @@ class VideoSession:
         results = []
         with float32_arithmetic(self.precision), _autocast(self.precision, self.model.device):
             frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
-            features = self.model.encode(frames[None], self.tokens)
+            features = self.model.encode(frames[None], self.tokens, padding=self._padding_of(clip))
             for t in range(len(clip)):
                 decoded = self.model.step(features.frame(t), self.memory).decoded
                 results.append(self._result(self.frames_done + t, decoded, clip[t].shape[:2]))
         return results
+
+    def _padding_of(self, clip: list[Frame]) -> Padding | None:
+        """What whole clips leave in the padding for those after them; a shorter last clip has none of its length."""
+        if len(clip) != self.window:
+            return None
+        if self._padding is None:
+            self._padding = Padding((clip[0].shape[0], clip[0].shape[1]))
+        return self._padding
 
     def _result(self, index: int, decoded: DecodedMask, size: Sequence[int]) -> FrameResult:
         assert self.frame_size is not None

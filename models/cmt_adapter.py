@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from models.sam2.layers import Linear, attend, linear
+from models.sam2.layers import Linear, attend, band_rows, linear
 from models.sam2.position_encoding import sine_1d
 
 HEADS = 8
@@ -148,17 +148,27 @@ class CMTAdapter(nn.Module):
             visual: (B, T, H, W, C).
 
         Returns:
-            (B, T, H, W, A) and (B, H * W, A).
+            (B, T, H, W, A) and (B, H, W, A).
         """
+        bands = [self._look(band) for band in visual.split(self._band_rows(visual), dim=2)]
+        return torch.cat([attended for attended, _ in bands], dim=2), torch.cat([mean for _, mean in bands], dim=1)
+
+    def _look(self, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """`look` at whole rows of patches."""
         x = self.proj_vis_down(visual.flatten(0, 1)).unflatten(0, visual.shape[:2])
         attended = x if self.patch is None else x + self._hsa(x)
-        return attended, x.mean(dim=1).flatten(1, 2)
+        return attended, x.mean(dim=1)
+
+    def _band_rows(self, x: Tensor) -> int:
+        """Rows of (B, T, H, W, channels) to compute at once; in training all, which BatchNorm sees together."""
+        batch, frames, rows, columns = x.shape[:4]
+        return rows if self.training else band_rows(x, rows, self.patch or 1, batch * frames * columns)
 
     def forward(self, attended: Tensor, mean: Tensor, text: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what is added to both streams.
 
         Args:
-            attended, mean: from `look`.
+            attended, mean: from `look`; `attended` may be a part of the map, `mean` is the whole.
             text: (B, L, D).
             words: (B, L) bool, False for padding.
 
@@ -166,10 +176,15 @@ class CMTAdapter(nn.Module):
             visual (B, T, H, W, C) and text (B, L, D).
         """
         t = self.proj_text_down(text)
-        mixed = self.ca_V2T(attended.flatten(1, 3), t, words).view_as(attended)
-        text_out = self.ca_T2V(t, mean)
-        visual_out = self.proj_vis_up(mixed.flatten(0, 1)).unflatten(0, attended.shape[:2])
+        text_out = self.ca_T2V(t, mean.flatten(1, 2))
+        bands = attended.split(self._band_rows(attended), dim=2)
+        visual_out = torch.cat([self._read_text(band, t, words) for band in bands], dim=2)
         return visual_out, self.proj_text_up(text_out)
+
+    def _read_text(self, attended: Tensor, text: Tensor, words: Tensor) -> Tensor:
+        """Vision reads text: (B, T, H, W, A) and (B, L, A) -> (B, T, H, W, C)."""
+        mixed = self.ca_V2T(attended.flatten(1, 3), text, words).view_as(attended)
+        return self.proj_vis_up(mixed.flatten(0, 1)).unflatten(0, attended.shape[:2])
 
     def _hsa(self, x: Tensor) -> Tensor:
         """HSA over the frames of each clip: (B, T, H, W, A) -> (B, T, H, W, A)."""

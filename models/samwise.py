@@ -17,7 +17,9 @@ from configs.schema import ModelConfig
 from models.cmt_adapter import CMTAdapter
 from models.conditional_memory_encoder import ConditionalMemoryEncoder, switched_logits
 from models.hub import HubMixin
+from models.padding import Padding
 from models.sam2.hiera import PATCH_STRIDE
+from models.sam2.layers import band_rows
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
 from models.session import Session
@@ -154,7 +156,12 @@ class SAMWISE(nn.Module, HubMixin):
         return Session(self.config.sam2.max_memories, self.config.sam2.max_pointers)
 
     def encode(
-        self, frames: Tensor, tokens: TokenBatch, clip_of: Tensor | None = None, outputs: list[Tensor] | None = None
+        self,
+        frames: Tensor,
+        tokens: TokenBatch,
+        clip_of: Tensor | None = None,
+        outputs: list[Tensor] | None = None,
+        padding: Padding | None = None,
     ) -> ClipFeatures:
         """Encode clips together with their sentences.
 
@@ -166,6 +173,7 @@ class SAMWISE(nn.Module, HubMixin):
             clip_of: (B,) int64, the clip of each sentence; by default all belong to the only clip, or each to its own.
             outputs: gets the output of every stage of the trunk, (V * T, H, W, channels) or from the first adapter on
                 (B * T, ...), for losses on them.
+            padding: what the same sentences' clips before this one, of the same size and length, left for it.
 
         Returns:
             The features of B samples.
@@ -175,47 +183,92 @@ class SAMWISE(nn.Module, HubMixin):
         if clip_of is None:
             assert clips in (1, samples), (clips, samples)
             clip_of = torch.arange(samples, device=frames.device) % clips
-        trunk, neck, decoder = self.sam.image_encoder.trunk, self.sam.image_encoder.neck, self.sam.sam_mask_decoder
-        words = tokens.words
-        text, layers_run = self.text_encoder.embeddings(tokens), 0
-        position = trunk.position(frames.shape[-2] // PATCH_STRIDE, frames.shape[-1] // PATCH_STRIDE)
-        pixels = frames.flatten(0, 1).to(self.sam.no_mem_embed.dtype)
-        x = self._by_frame(lambda part: trunk.run_stage(0, trunk.embed(part, position)), pixels)
-        levels = [x]
-        adapters = dict(zip(self.config.fusion_stages, self.cmt_adapters, strict=True))
-        texts = dict(zip(self.config.fusion_stages, self.config.fusion_stages_txt, strict=True))
-        for stage in range(1, len(trunk.stage_ends)):
-            x = self._by_frame(functools.partial(trunk.run_stage, stage), x)
-            if stage in adapters:
-                text = self.text_encoder.run_layers(text, words, layers_run, texts[stage])
-                layers_run = texts[stage]
-                visual = x.unflatten(0, (-1, length))
-                adapter = adapters[stage]
-                assert isinstance(adapter, CMTAdapter)
-                attended, mean = adapter.look(visual)
-                if stage == self.config.fusion_stages[0]:
-                    visual, attended, mean = (_spread(y, clip_of) for y in (visual, attended, mean))
-                visual_out, text_out = adapter(attended, mean, text, words)
-                x, text = (visual + visual_out).flatten(0, 1), text + text_out
-            levels.append(x)
-        if outputs is not None:
-            outputs += levels
+        assert padding is None or outputs is None
+        padding = padding or Padding((frames.shape[-2], frames.shape[-1]))
+        words, text, layers_run = tokens.words, self.text_encoder.embeddings(tokens), 0
+        first, levels, x = self.config.fusion_stages[0], list[Tensor](), self._embed(frames, padding)
+        for stage in range(len(self.sam.image_encoder.trunk.stage_ends)):
+            x = self._run_stage(stage, x, padding, shared=stage <= first)
+            if stage in self.config.fusion_stages:
+                number = self.config.fusion_stages.index(stage)
+                text = self.text_encoder.run_layers(text, words, layers_run, self.config.fusion_stages_txt[number])
+                layers_run = self.config.fusion_stages_txt[number]
+                x, text = self._fuse(number, x.unflatten(0, (-1, length)), text, words, clip_of, padding)
+            if outputs is not None:
+                outputs.append(x)
+            levels.append(self._level(stage, x, padding, shared=stage < first).unflatten(0, (-1, length)))
+        padding.leave()
         text = self.text_encoder.run_layers(text, words, layers_run, self.config.text.layers)
-        fine = (
-            neck.high_resolution(0, levels[0], decoder.conv_s0).unflatten(0, (-1, length)),
-            neck.high_resolution(1, levels[1], decoder.conv_s1).unflatten(0, (-1, length)),
+        coarse = [x if stage >= first else _spread(x, clip_of) for stage, x in enumerate(levels[2:], start=2)]
+        feature_map = self.sam.image_encoder.neck.feature_map(*(x.flatten(0, 1) for x in coarse))
+        return ClipFeatures(
+            feature_map.unflatten(0, (-1, length)),
+            (levels[0].permute(0, 1, 4, 2, 3), levels[1].permute(0, 1, 4, 2, 3)),
+            (False, first <= 1),
+            clip_of,
+            text[:, 0],
+            self._prompts(text, tokens),
         )
-        first = self.config.fusion_stages[0]
-        coarse = [level.unflatten(0, (-1, length)) for level in levels[2:]]
-        coarse = [x if stage >= first else _spread(x, clip_of) for stage, x in enumerate(coarse, start=2)]
-        feature_map = neck.feature_map(*(x.flatten(0, 1) for x in coarse)).unflatten(0, (-1, length))
-        return ClipFeatures(feature_map, fine, (False, first <= 1), clip_of, text[:, 0], self._prompts(text, tokens))
 
-    def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there."""
+    def _embed(self, frames: Tensor, padding: Padding) -> Tensor:
+        """Patches with their position: (V, T, 3, S, S) -> (V * T, H, W, channels), without the known padding."""
+        trunk = self.sam.image_encoder.trunk
+        position = trunk.position(frames.shape[-2] // PATCH_STRIDE, frames.shape[-1] // PATCH_STRIDE)
+        frames = padding.enter(frames, trunk.stage_blocks(0)[0].attn.window)
+        position = position[:, : frames.shape[-2] // PATCH_STRIDE, : frames.shape[-1] // PATCH_STRIDE]
+        pixels = frames.flatten(0, 1).to(self.sam.no_mem_embed.dtype)
+        return self._by_frame(lambda part: trunk.embed(part, position), pixels)
+
+    def _run_stage(self, stage: int, x: Tensor, padding: Padding, shared: bool) -> Tensor:
+        """The blocks of a stage: (n, H, W, channels) -> (n, H', W', channels'), with as little padding as they need."""
+        trunk = self.sam.image_encoder.trunk
+        blocks = trunk.stage_blocks(stage)
+        while blocks:
+            x = padding.fit(f"stage {stage}, {len(blocks)} blocks left", x, blocks[0].attn.window, shared)
+            count = padding.count_until_growth(blocks)
+            rows = band_rows(x, x.shape[1], trunk.rows_alone(blocks[:count]), x.shape[2])
+            x = self._by_frame(functools.partial(trunk.run_blocks, blocks[:count]), x, rows)
+            blocks = blocks[count:]
+        return x
+
+    def _fuse(
+        self, number: int, visual: Tensor, text: Tensor, words: Tensor, clip_of: Tensor, padding: Padding
+    ) -> tuple[Tensor, Tensor]:
+        """Run an adapter: (V or B, T, H, W, channels) and (B, L, D) -> (B * T, H, W, channels) and (B, L, D)."""
+        adapter = self.cmt_adapters[number]
+        assert isinstance(adapter, CMTAdapter)
+        unit = 0 if number else adapter.patch or 1  # later text has read the video, and makes the padding depend on it
+        shared = number == 0
+        visual = padding.fit(f"adapter {number}", visual.flatten(0, 1), unit, shared).unflatten(0, visual.shape[:2])
+        attended, mean = adapter.look(visual)
+        mean = padding.complete(f"mean of adapter {number}", mean, shared)
+        if shared:
+            visual, attended, mean = (_spread(y, clip_of) for y in (visual, attended, mean))
+        visual_out, text_out = adapter(attended, mean, text, words)
+        return (visual + visual_out).flatten(0, 1), text + text_out
+
+    def _level(self, stage: int, x: Tensor, padding: Padding, shared: bool) -> Tensor:
+        """What is read of a stage's output (n, H, W, channels) in the end: the whole map (n, H, W, channels')."""
+        reductions = (self.sam.sam_mask_decoder.conv_s0, self.sam.sam_mask_decoder.conv_s1)
+        if stage < len(reductions):
+            x = self.sam.image_encoder.neck.high_resolution(stage, x, reductions[stage])
+        return padding.complete(f"level {stage}", x, shared)
+
+    def _by_frame(self, function: Callable[[Tensor], Tensor], x: Tensor, rows: int | None = None) -> Tensor:
+        """Apply what treats frames alone, on a CPU outside training one by one: the caches are small there.
+
+        Args:
+            function: to (n, H, W, channels).
+            x: (n, H, W, channels), or whatever else has n first.
+            rows: of a band that `function` may be given alone; by default whole frames.
+
+        Returns:
+            (n, H', W', channels').
+        """
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return function(x)
-        return torch.cat([function(frame) for frame in x.split(1)])
+        bands = [function(band) for frame in x.split(1) for band in frame.split(rows or x.shape[1], dim=1)]
+        return torch.cat([band.flatten(0, 1) for band in bands]).unflatten(0, (x.shape[0], -1))
 
     def _prompts(self, text: Tensor, tokens: TokenBatch) -> Prompts:
         """Prompt tokens (B, P, C) from the text (B, L, D) after its last layer, and which of them count."""

@@ -56,8 +56,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
     """Notes what passes through the network; changes nothing."""
     notes, encode, step = Recording(), SAMWISE.encode, SAMWISE.step
 
-    def noted_encode(model: SAMWISE, *arguments: Any) -> ClipFeatures:
-        notes.features.append(encode(model, *arguments))
+    def noted_encode(model: SAMWISE, *arguments: Any, **keywords: Any) -> ClipFeatures:
+        notes.features.append(encode(model, *arguments, **keywords))
         return notes.features[-1]
 
     def noted_step(model: SAMWISE, frame: FrameFeatures, session: Session) -> FramePrediction:

@@ -75,7 +75,7 @@ def together(network: TrainingNetwork, batch: Sequence[Tensor], precision: str) 
 def one_by_one(network: TrainingNetwork, batch: Sequence[Tensor], precision: str) -> None:
     """The straightforward way: a loop over clips, and over the frames of each."""
     model = network.model
-    model._by_frame = lambda function, x: torch.cat([function(frame) for frame in x.split(1)])  # type: ignore[method-assign]
+    model._by_frame = lambda function, x, rows=0: torch.cat([function(frame) for frame in x.split(1)])  # type: ignore[method-assign]
     try:
         for clip in range(len(batch[0])):
             backward(network, [values[clip : clip + 1] for values in batch], precision, 1 / len(batch[0]))

@@ -68,7 +68,7 @@ class FeaturePyramid(nn.Module):
             reduction: the decoder's `conv_s0` or `conv_s1`.
 
         Returns:
-            (B, C', H, W).
+            (B, H, W, C').
         """
         lateral = self._lateral(len(self.convs) - 1 - level)
         first, second = lateral.weight.flatten(1), reduction.weight.flatten(1)
@@ -77,4 +77,4 @@ class FeaturePyramid(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weight = second.float() @ first.float()
             bias = second.float() @ lateral.bias.float() + reduction.bias.float()
-        return linear(x, weight.to(x.dtype), bias.to(x.dtype)).permute(0, 3, 1, 2)
+        return linear(x, weight.to(x.dtype), bias.to(x.dtype))

@@ -5,6 +5,10 @@ Features keep their channels last: (B, H, W, C). Further axes: w side of a windo
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -43,6 +47,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H / 4, W / 4, C)."""
+        frames = frames.contiguous(memory_format=torch.channels_last)
         return self.proj(frames).permute(0, 2, 3, 1).contiguous()
 
 
@@ -165,9 +170,23 @@ class Hiera(nn.Module):
         tiled = window.tile(1, 1, *repeats)[:, :, :height, :width]
         return (background.to(window.dtype) + tiled).permute(0, 2, 3, 1)
 
-    def run_stage(self, stage: int, x: Tensor) -> Tensor:
-        """Run the blocks of one stage: (B, H, W, C) -> (B, H', W', C')."""
+    def stage_blocks(self, stage: int) -> list[Block]:
+        """The blocks of one stage."""
         start = self.stage_ends[stage - 1] if stage else 0
-        for block in self.blocks[start : self.stage_ends[stage]]:
+        return [cast(Block, block) for block in self.blocks[start : self.stage_ends[stage]]]
+
+    @staticmethod
+    def rows_alone(blocks: Sequence[Block]) -> int:
+        """The fewest rows of a map that `blocks` treat without the other rows; 0 if they need all."""
+        rows, scale = 1, 1
+        for block in blocks:
+            rows = math.lcm(rows, block.attn.window * scale)
+            scale *= 2 if block.begins_stage else 1
+        return rows
+
+    @staticmethod
+    def run_blocks(blocks: Sequence[Block], x: Tensor) -> Tensor:
+        """One block after the other: (B, H, W, C) -> (B, H', W', C')."""
+        for block in blocks:
             x = block(x)
         return x

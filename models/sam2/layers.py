@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
+ROWS_AT_ONCE = 256  # of queries, see `attend_narrow`
+BAND_TOKENS = 8192  # see `band_rows`
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:
@@ -33,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     Returns:
         (..., C').
     """
-    if _can_fuse(x):
+    if x.shape[:-1].numel() >= FEW_ROWS and can_fuse(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     x = F.linear(x, weight, bias)
     if activation == "gelu":
@@ -41,11 +43,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     return F.relu(x) if activation == "relu" else x
 
 
-def _can_fuse(x: Tensor) -> bool:
+def can_fuse(x: Tensor) -> bool:
+    """Whether oneDNN's fused kernels apply: float32 on a CPU, without gradients."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and x.shape[:-1].numel() >= FEW_ROWS
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
@@ -78,6 +80,46 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
         for part in rows
     ]
     return torch.cat(parts, dim=-2)
+
+
+def attend_narrow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention with values narrower than the keys, for which `can_fuse` holds.
+
+    PyTorch's fused attention wants equal widths. Here a block of queries at a time meets all keys, so that its weights
+    stay in the cache (`python tools/benchmark.py attention` compares the two).
+
+    Args:
+        query: (B, N, C).
+        key: (B, M, C).
+        value: (B, M, D).
+
+    Returns:
+        (B, N, D).
+    """
+    scale = query.shape[-1] ** -0.5
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    for q, k, v, found in zip(query * scale, key, value.transpose(1, 2).contiguous(), out, strict=True):
+        for some, result in zip(q.split(ROWS_AT_ONCE), found.split(ROWS_AT_ONCE), strict=True):
+            weights = linear(some, k, None)
+            torch.softmax(weights, dim=-1, out=weights)
+            result.copy_(linear(weights, v, None))
+    return out
+
+
+def band_rows(x: Tensor, rows: int, unit: int, tokens_per_row: int) -> int:
+    """In bands of how many rows to compute what treats `unit` rows without the others.
+
+    A CPU outside training keeps what it works on in its caches; everything else takes all rows at once.
+
+    Args:
+        x: the input, for its device.
+        rows: of the map.
+        unit: 0 if all rows need each other.
+        tokens_per_row: of all maps that are computed together.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled() or unit == 0 or rows % unit:
+        return rows
+    return min(unit * max(BAND_TOKENS // (unit * tokens_per_row), 1), rows)
 
 
 class Linear(nn.Linear):

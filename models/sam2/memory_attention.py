@@ -8,24 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.sam2.layers import Linear, attend
+from models.sam2.layers import Linear, attend, attend_narrow, can_fuse
 from models.sam2.position_encoding import rotary_table, rotate, sine_2d
 
 
 class RotaryAttention(nn.Module):
     """Single-head attention with a 2-D rotary encoding of queries and keys.
 
+    Where values are narrower than queries, a CPU outside training attends over them unprojected and projects
+    afterwards: out((A M) Wv) instead of out(A (M Wv)), the same algebra with fewer operations, because the weights A of
+    a query add up to one.
+
     Args:
         dim: channels of queries and output.
         key_dim: channels of keys and values.
-        narrow_values: attend over the unprojected values and project afterwards, out((A M) Wv) instead of
-            out(A (M Wv)): the same algebra with fewer operations where key_dim < dim. Off by default, because fused
-            kernels want equal widths (`python tools/benchmark.py attention` measures both).
     """
 
-    def __init__(self, dim: int, key_dim: int, narrow_values: bool = False) -> None:
+    def __init__(self, dim: int, key_dim: int) -> None:
         super().__init__()
-        self.narrow_values = narrow_values
         self.q_proj = Linear(dim, dim)
         self.k_proj = Linear(key_dim, dim)
         self.v_proj = Linear(key_dim, dim)
@@ -49,10 +49,11 @@ class RotaryAttention(nn.Module):
         q = rotate(q, *table)
         placed = k.shape[1] - unrotated
         k = torch.cat([rotate(k[:, :placed], *table), k[:, placed:]], dim=1) if unrotated else rotate(k, *table)
-        v = value if self.narrow_values else self.v_proj(value)
+        if value.shape[-1] < query.shape[-1] and can_fuse(q):
+            return self.out_proj(self.v_proj(attend_narrow(q, k, value)))
         dropout = self.dropout.p if self.training else 0.0
-        attended = attend(q[:, None], k[:, None], v[:, None], dropout=dropout)[:, 0]
-        return self.out_proj(self.v_proj(attended) if self.narrow_values else attended)
+        attended = attend(q[:, None], k[:, None], self.v_proj(value)[:, None], dropout=dropout)[:, 0]
+        return self.out_proj(attended)
 
 
 class MemoryAttentionLayer(nn.Module):

@@ -95,6 +95,9 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Returns:
         (..., R * N, C).
     """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():  # in one pass
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()).unflatten(-2, (-1, cosines.shape[0]))
+        return torch.view_as_real(pairs * torch.complex(cosines, sines)).flatten(-2).flatten(-3, -2)
     pairs = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, cosines.shape[0]))
     even, odd = pairs.unbind(-1)
     cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)

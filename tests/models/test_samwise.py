@@ -11,6 +11,7 @@ from torch import Tensor
 from configs.loading import sam2_versions
 from models.build import build_model
 from models.checkpoint_keys import is_trainable
+from models.sam2 import layers
 from models.samwise import SAMWISE
 from models.tokenizer import TokenBatch, pad_tokens
 from tests.conftest import build_micro
@@ -116,6 +117,17 @@ def test_what_does_not_depend_on_text_runs_once_per_clip(micro_model: SAMWISE) -
         for hook in hooks:
             hook.remove()
     assert seen == {"patches": 3, "shared": 3, "fused": 12, "hsa": 1}
+
+
+def test_bands_of_rows_equal_whole_frames(micro_model: SAMWISE, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips, tokens = random_clips(1, 3, 128), pad_tokens(SENTENCES[:2])
+    with torch.inference_mode():
+        whole = micro_model.encode(clips, tokens)
+        monkeypatch.setattr(layers, "BAND_TOKENS", 1)
+        banded = micro_model.encode(clips, tokens)
+    torch.testing.assert_close(banded.map, whole.map, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(banded.sentence, whole.sentence, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(banded.fine, whole.fine, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
+import io
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 from models.samwise import SAMWISE
 from tools import benchmark
+from tools.bench import compare, end_to_end, kernels, report
+from tools.bench.end_to_end import BESIDE, FILLING, Pipeline, Settings, plain_computation
+from tools.bench.measure import flop_counter
 from util.errors import InputError
-
-
-def options(**values: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"frames": 6, "window": 3, "precision": "fp32", "device": "cpu", **values})
 
 
 def test_linear_layers_are_counted_alike_fused_or_not() -> None:
     x, weight, bias = torch.randn(100, 24), torch.randn(10, 24), torch.randn(10)
     counts = []
-    for function in (benchmark.own_linear, lambda *a: benchmark.linear(*a, "gelu")):
-        with torch.inference_mode(), benchmark.flop_counter() as counter:
+    for function in (kernels.own_linear, lambda *a: kernels.linear(*a, "gelu")):
+        with torch.inference_mode(), flop_counter() as counter:
             function(x, weight, bias)
         counts.append(counter.get_total_flops())
     assert counts == [2 * 100 * 24 * 10] * 2
@@ -30,26 +32,87 @@ def test_linear_layers_are_counted_alike_fused_or_not() -> None:
 
 def test_attention_is_counted() -> None:
     q, k = torch.randn(1, 2, 30, 8), torch.randn(1, 2, 50, 8)
-    with torch.inference_mode(), benchmark.flop_counter() as counter:
+    with torch.inference_mode(), flop_counter() as counter:
         torch.nn.functional.scaled_dot_product_attention(q, k, k)
     assert counter.get_total_flops() == 2 * 2 * 30 * 50 * 8 * 2
 
 
-def test_parts_add_up_and_all_do_something(micro_model: SAMWISE) -> None:
-    run = benchmark.run_video(micro_model, options(), benchmark.SENTENCES[:2], count=True)
-    assert run.frames == 6
-    assert sum(part.seconds for part in run.parts.values()) == pytest.approx(run.seconds)
-    assert all(part.flops > 0 for part in run.parts.values())
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of which the network leaves more than half of its input empty."""
+    monkeypatch.setattr(end_to_end, "FRAME_SIZE", (40, 96))
 
 
-def test_more_sentences_add_work_but_not_to_the_shared_stages(micro_model: SAMWISE) -> None:
-    one, four = (
-        benchmark.run_video(micro_model, options(), benchmark.SENTENCES[:count], count=True).parts for count in (1, 4)
-    )
+@pytest.fixture
+def pipeline(micro_model: SAMWISE, tmp_path: Path, small_files: None) -> Iterator[Pipeline]:
+    with Pipeline(micro_model, Settings("micro", expressions=2, window=4), tmp_path) as pipeline:
+        yield pipeline
+
+
+def test_a_clip_from_files_to_files(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.fill()
+    assert pipeline.session.frames_done == FILLING
+    assert len(pipeline.session.memory.pointers) == 15
+    assert pipeline.clip().frames == 4
+    masks = sorted((tmp_path / "masks").rglob("*.png"))
+    assert len(masks) == 2 * 16
+    assert {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in masks} == {(40, 96)}
+
+
+def test_parts_add_up_and_savings_are_counted(pipeline: Pipeline) -> None:
+    pipeline.clip()
+    counted, timed = pipeline.clip_in_parts(count=True), pipeline.clip_in_parts()
+    assert counted.parts.keys() == timed.parts.keys() > set(BESIDE)
+    inside = [part.seconds for name, part in timed.parts.items() if name not in BESIDE]
+    assert sum(inside) == pytest.approx(timed.seconds)
+    with plain_computation(pipeline):
+        plain = pipeline.clip_in_parts(count=True).parts
+    for name in ("Hiera stage 0", "memory attention"):
+        assert 0 < counted.parts[name].flops < plain[name].flops
+    assert counted.parts["memory encoder"].flops == plain["memory encoder"].flops > 0
+
+
+def test_more_sentences_add_work_but_not_to_the_shared_stages(micro_model: SAMWISE, tmp_path: Path) -> None:
+    found = []
+    for count in (1, 2):
+        with Pipeline(micro_model, Settings("micro", count, window=2), tmp_path) as pipeline:
+            pipeline.clip()
+            found.append(pipeline.clip_in_parts(count=True).parts)
+    one, two = found
     for name in ("patch embedding", "Hiera stage 0", "Hiera stage 1"):
-        assert four[name].flops == one[name].flops
+        assert two[name].flops == one[name].flops > 0
     for name in ("Hiera stage 2", "memory encoder"):
-        assert four[name].flops == 4 * one[name].flops
+        assert two[name].flops == 2 * one[name].flops
+
+
+def test_figures_and_plots(micro_model: SAMWISE, tmp_path: Path, small_files: None,
+                           monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr(benchmark, "random_model", lambda settings: micro_model)
+    monkeypatch.setattr(benchmark, "matrix_rate", lambda *a: 1e9)
+    files = ["--json", str(tmp_path / "figures.json"), "--plot", str(tmp_path / "parts.png")]
+    benchmark.main(["end_to_end", "--window", "2", "--expressions", "2", "--repeats", "1", *files])
+    result = json.loads((tmp_path / "figures.json").read_text())["results"]["tiny"]
+    work, gflop = result["work"], sum(row["gflop"] for row in result["parts"])
+    assert work["done"]["tflop_per_frame"] == pytest.approx(gflop / 1000)
+    assert work["done"]["share"] == pytest.approx(gflop / result["seconds_per_frame"])
+    assert work["plain"]["tflop_per_frame"] > work["done"]["tflop_per_frame"]
+    assert cv2.imread(str(tmp_path / "parts.png")) is not None
+    assert "of the rate" in capsys.readouterr().out
+    report.plot_sides({"this": [1.0, 2.0], "other": [2.0, 2.0]}, tmp_path / "sides.png")
+    assert cv2.imread(str(tmp_path / "sides.png")) is not None
+
+
+def test_a_side_answers_every_question_with_a_clip(
+    small_files: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = [{"settings": {"version": "nano", "window": 4}, "threads": torch.get_num_threads()}, {}, {}]
+    monkeypatch.setattr(end_to_end, "FILLING", 4)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(question) + "\n" for question in questions)))
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # is changed
+    compare.serve()
+    first, *answers = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first == {"ready": True}
+    assert [set(answer) for answer in answers] == [{"seconds_per_frame"}] * 2
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,3 +123,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "ratio" in capsys.readouterr().out
     with pytest.raises(InputError, match="at least 1"):
         benchmark.main(["linear", "--repeats", "0"])
+    with pytest.raises(InputError, match="git worktree"):
+        benchmark.main(["end_to_end", "--compare", "no-such-revision"])
+    against = benchmark.parse(["end_to_end", "--window", "4"], benchmark.parse(["end_to_end", "--expressions", "3"]))
+    assert (against.window, against.expressions) == (4, 3)

@@ -12,9 +12,9 @@ from models.sam2.sam2 import SAM2
 def run_stages(trunk: Hiera, frames: Tensor) -> list[Tensor]:
     """What leaves each stage, without fusion: (B, 3, H, W) -> (B, h, w, C) each."""
     position = trunk.position(frames.shape[-2] // PATCH_STRIDE, frames.shape[-1] // PATCH_STRIDE)
-    stages = [trunk.run_stage(0, trunk.embed(frames, position))]
+    stages = [trunk.run_blocks(trunk.stage_blocks(0), trunk.embed(frames, position))]
     for stage in range(1, len(trunk.stage_ends)):
-        stages.append(trunk.run_stage(stage, stages[-1]))
+        stages.append(trunk.run_blocks(trunk.stage_blocks(stage), stages[-1]))
     return stages
 
 
@@ -23,8 +23,8 @@ def run_encoder(model: SAM2, frames: Tensor) -> tuple[list[Tensor], tuple[Tensor
     neck, decoder = model.image_encoder.neck, model.sam_mask_decoder
     stages = run_stages(model.image_encoder.trunk, frames)
     fine = (
-        neck.high_resolution(0, stages[0], decoder.conv_s0),
-        neck.high_resolution(1, stages[1], decoder.conv_s1),
+        neck.high_resolution(0, stages[0], decoder.conv_s0).permute(0, 3, 1, 2),
+        neck.high_resolution(1, stages[1], decoder.conv_s1).permute(0, 3, 1, 2),
     )
     return stages, fine, neck.feature_map(stages[2], stages[3])
 

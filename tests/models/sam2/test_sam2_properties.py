@@ -18,7 +18,7 @@ from configs.schema import HieraConfig
 from models.sam2 import layers
 from models.sam2.fpn import FeaturePyramid
 from models.sam2.hiera import Hiera, WindowAttention, join_windows, max_pool, split_windows
-from models.sam2.layers import Activation, Attention, LayerNorm2d, linear
+from models.sam2.layers import Activation, Attention, LayerNorm2d, attend_narrow, linear
 from models.sam2.mask_decoder import MaskDecoder
 from models.sam2.memory_attention import RotaryAttention
 from models.sam2.position_encoding import (
@@ -140,7 +140,7 @@ def test_high_resolution_features_equal_one_convolution_after_the_other(rows: in
     random_weights(reduction, seed=1)
     x = noise(2, rows, columns, (4, 8)[level])
     expected = reduction(lateral(neck, 3 - level, x))
-    close(neck.high_resolution(level, x, reduction), expected)
+    close(neck.high_resolution(level, x, reduction).permute(0, 3, 1, 2), expected)
 
 
 @few
@@ -216,17 +216,34 @@ def test_random_fourier_encoding_is_that_of_the_cell_centres(rows: int, columns:
 
 
 @few
-@given(small, small, st.integers(0, 3), st.integers(0, 5), st.booleans())
-def test_narrow_values_are_exact(rows: int, columns: int, maps: int, pointers: int, grad: bool) -> None:
-    wide, narrow = RotaryAttention(16, 8).eval(), RotaryAttention(16, 8, narrow_values=True).eval()
-    random_weights(wide)
-    narrow.load_state_dict(wide.state_dict())
+@given(small, small, st.integers(0, 3), st.integers(0, 5))
+def test_narrow_values_are_exact(rows: int, columns: int, maps: int, pointers: int) -> None:
+    """With gradients the values are projected before attention, without them after it."""
+    attention = RotaryAttention(16, 8).eval()
+    random_weights(attention)
     count = rows * columns
     query, key = noise(2, count, 16), noise(2, (maps + 1) * count + pointers, 8, seed=2)
-    value = noise(*key.shape, seed=3)
-    with torch.set_grad_enabled(grad):
-        args = (query, key, value, (rows, columns), pointers)
-        close(narrow(*args), wide(*args))
+    args = (query, key, noise(*key.shape, seed=3), (rows, columns), pointers)
+    expected = attention(*args)
+    with torch.no_grad():
+        close(attention(*args), expected)
+
+
+@pytest.mark.parametrize("queries", [1, 255, 300])
+def test_narrow_attention_in_blocks_of_queries(queries: int) -> None:
+    query, key, value = noise(2, queries, 16), noise(2, 90, 16, seed=2), noise(2, 90, 8, seed=3)
+    expected = F.scaled_dot_product_attention(query, key, value)
+    with torch.no_grad():
+        close(attend_narrow(query, key, value), expected)
+
+
+@few
+@given(small, small, st.integers(1, 3))
+def test_rotation_is_the_same_with_gradients_and_without(rows: int, columns: int, maps: int) -> None:
+    table, x = rotary_table(rows, columns, 8, CPU), noise(2, maps * rows * columns, 8)
+    expected = rotate(x, *table)
+    with torch.no_grad():
+        close(rotate(x, *table), expected)
 
 
 @few
