@@ -69,6 +69,11 @@ class StaticStep(nn.Module):
         model: the network; its parameters are shared.
     """
 
+    place: Tensor
+    memory_place: Tensor
+    cosines: Tensor
+    sines: Tensor
+
     def __init__(self, model: SAMWISE) -> None:
         super().__init__()
         assert not model.config.motion_prompt, "the number of prompts would depend on the sentence"
@@ -78,6 +83,12 @@ class StaticStep(nn.Module):
         self.sam = sam
         self.conditional_memory_encoder = model.conditional_memory_encoder
         self.side = model.config.sam2.image_size // FEATURE_STRIDE
+        dim, memory_dim, device = model.config.sam2.model_dim, model.config.sam2.memory_dim, model.device
+        tables = {"place": sine_2d(self.side, self.side, dim, device)}
+        tables["memory_place"] = sine_2d(self.side, self.side, memory_dim, device)
+        tables["cosines"], tables["sines"] = rotary_table(self.side, self.side, dim, device)
+        for name, table in tables.items():
+            self.register_buffer(name, table.to(self.sam.no_mem_embed.dtype), persistent=False)
         self.eval()
 
     def empty(self, expressions: int) -> StreamState:
@@ -138,21 +149,20 @@ class StaticStep(nn.Module):
 
     def _read_memory(self, features: Tensor, state: StreamState) -> Tensor:
         """`SAM2.read_memory` with masked places: (E, N, C) -> (E, N, C)."""
-        grid, attention = (self.side, self.side), self.sam.memory_attention
+        attention = self.sam.memory_attention
         tokens = state.pointers.unflatten(-1, (-1, state.memories.shape[-1]))  # (E, P, parts, D)
-        place = sine_2d(*grid, state.memories.shape[-1], features.device).to(features.dtype)
         ages = range(state.memories.shape[1], 0, -1)
-        position = [place + self.sam.maskmem_tpos_enc[age - 1].flatten(0, 1) for age in ages]
+        position = [self.memory_place + self.sam.maskmem_tpos_enc[age - 1].flatten(0, 1) for age in ages]
         position.append(self.sam._pointer_position(tokens))
         memory = torch.cat([state.memories.flatten(1, 2), tokens.flatten(1, 2)], dim=1)
         key, keep = memory + torch.cat(position), self._keep(state, tokens.shape[2])
-        x = features + 0.1 * sine_2d(*grid, features.shape[-1], features.device).to(features.dtype)
+        x = features + 0.1 * self.place
         unplaced = tokens.shape[1] * tokens.shape[2]
         for layer in attention.layers:
             assert isinstance(layer, MemoryAttentionLayer)
             normed = layer.norm1(x)
-            x = x + layer.self_attn(normed, normed, normed, grid)
-            x = x + self._attend(layer.cross_attn_image, layer.norm2(x), key, memory, keep, unplaced)
+            x = x + self._attend(layer.self_attn, normed, normed, normed)
+            x = x + self._attend(layer.cross_attn_image, layer.norm2(x), key, memory, unplaced, keep)
             x = x + layer.linear2(layer.linear1(layer.norm3(x), "relu"))
         return torch.where(state.frame_index > 0, attention.norm(x), self.sam.without_memory(features))
 
@@ -165,13 +175,19 @@ class StaticStep(nn.Module):
         return torch.cat([ages, pointer_ages]) <= state.frame_index.clamp(min=1)
 
     def _attend(
-        self, attention: RotaryAttention, query: Tensor, key: Tensor, value: Tensor, keep: Tensor, unplaced: int
+        self,
+        attention: RotaryAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        unplaced: int = 0,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """`RotaryAttention` that leaves out keys where `keep` (K,) is False: (E, N, C), (E, K, D) -> (E, N, C)."""
-        q, k = attention.q_proj(query), attention.k_proj(key)
-        table = rotary_table(self.side, self.side, q.shape[-1], q.device)
+        q, k = rotate(attention.q_proj(query), self.cosines, self.sines), attention.k_proj(key)
         placed = k.shape[1] - unplaced
-        q, k = rotate(q, *table), torch.cat([rotate(k[:, :placed], *table), k[:, placed:]], dim=1)
+        k = torch.cat([rotate(k[:, :placed], self.cosines, self.sines), k[:, placed:]], dim=1)
         v = value if attention.narrow_values else attention.v_proj(value)
-        attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], keep[None, None, None])[:, 0]
+        mask = None if keep is None else keep[None, None, None]
+        attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask)[:, 0]
         return attention.out_proj(attention.v_proj(attended) if attention.narrow_values else attended)

@@ -43,10 +43,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
 def _can_fuse(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # a compiler fuses by itself, and an exported graph may run anywhere
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()  # asked before the size: a graph that is exported has none
         and x.shape[:-1].numel() >= FEW_ROWS
+        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

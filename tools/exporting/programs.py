@@ -156,7 +156,7 @@ def export_programs(
     ids = torch.full((expressions, 2 * FEWEST_TOKENS), FEWEST_TOKENS, device=device)
     encoder, step = ClipEncoder(model).eval(), FrameStep(model).eval()
     inputs = (clip, ids, torch.ones_like(ids, dtype=torch.bool))
-    with torch.no_grad():  # once as it is: tables that are kept are then made, and become constants
+    with torch.no_grad():  # once as it is, for examples of what the step takes
         encoded = encoder(*inputs)
         first = (*(x[:, 0] for x in encoded[:3]), encoded[3], *step.step.empty(expressions))
         result = step(*first)
@@ -189,7 +189,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], values: Sequence[Valu
 
 @contextlib.contextmanager
 def _without_gradients(model: SAMWISE) -> Iterator[None]:
-    """Parameters ask for no gradient, but gradients are on: that keeps kernels of one kind of CPU out of the graph."""
+    """Parameters ask for no gradient, but gradients are on: frames are not taken apart then, as a CPU would."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:
