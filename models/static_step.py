@@ -187,7 +187,5 @@ class StaticStep(nn.Module):
         q, k = rotate(attention.q_proj(query), self.cosines, self.sines), attention.k_proj(key)
         placed = k.shape[1] - unplaced
         k = torch.cat([rotate(k[:, :placed], self.cosines, self.sines), k[:, placed:]], dim=1)
-        v = value if attention.narrow_values else attention.v_proj(value)
-        mask = None if keep is None else keep[None, None, None]
-        attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask)[:, 0]
-        return attention.out_proj(attention.v_proj(attended) if attention.narrow_values else attended)
+        v, mask = attention.v_proj(value), None if keep is None else keep[None, None, None]
+        return attention.out_proj(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask)[:, 0])
