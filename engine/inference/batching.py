@@ -10,7 +10,7 @@ import torch
 from datasets.video_index import Video
 
 MOST_ON_GPU = 16
-VIDEOS_ON_GPU = 4  # of few expressions: a step for a single one leaves most of a GPU idle
+VIDEOS_ON_GPU = 4  # of few expressions, whose steps are small alone
 MOST_ON_CPU = 4  # little is shared between expressions: more of them need more memory and save little time
 # Peak memory of one expression, in bytes per pixel of network input and frame of a clip. Measured on a CPU for tiny
 # and base with HSA and CME: about 110, with frames encoded one by one; a GPU encodes them together, for which the
@@ -39,7 +39,7 @@ def automatic_batch(image_size: int, window: int, device: torch.device) -> int:
 
 
 def automatic_videos(device: torch.device) -> int:
-    """How many videos run together at most: several on a GPU, one on a CPU, which gains nothing."""
+    """How many videos run together at most: several on a GPU, one on a CPU, which has enough to do with it."""
     return VIDEOS_ON_GPU if device.type == "cuda" else 1
 
 
