@@ -127,10 +127,10 @@ class Limits:
     tokens: int
 
     def dimensions(self) -> dict[str, Any]:
-        """Axes by name; one whose length is 1 at most is fixed."""
+        """Axes by name; one whose length is 1 at most is fixed, and ranges that are all but fixed are wider."""
         least = {"expressions": 1, "frames": 1, "tokens": FEWEST_TOKENS}
         most = {"expressions": self.expressions, "frames": self.frames, "tokens": self.tokens}
-        return {name: Dim(name, min=least[name], max=most[name]) for name in most if most[name] > 1}
+        return {name: Dim(name, min=least[name], max=max(most[name], 4)) for name in most if most[name] > 1}
 
 
 def export_programs(
@@ -158,7 +158,7 @@ def export_programs(
     inputs = (clip, ids, torch.ones_like(ids, dtype=torch.bool))
     with torch.no_grad():  # once as it is, for examples of what the step takes
         encoded = encoder(*inputs)
-        first = (*(x[:, 0] for x in encoded[:3]), encoded[3], *step.step.empty(expressions))
+        first = (*(x[:, 0].contiguous() for x in encoded[:3]), encoded[3], *step.step.empty(expressions))
         result = step(*first)
     middle = {} if encoded[2].shape[0] == 1 < expressions else _EACH
     takes, gives = _with_middle(STEP_INPUTS, middle), _with_middle(ENCODER_OUTPUTS, {**middle, 1: "frames"})
@@ -180,11 +180,10 @@ def _with_middle(values: Sequence[Value], axes: dict[int, str]) -> list[Value]:
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], values: Sequence[Value], limits: Limits) -> ExportedProgram:
     known = limits.dimensions()
-    shapes = [{place: known[name] for place, name in own.axes.items() if name in known} or None for own in values]
-    several = tuple(shapes) if not isinstance(module, FrameStep) else {
-        own.name: shape for own, shape in zip(values, shapes, strict=True)
-    }  # fmt: skip
-    return torch.export.export(module, inputs, dynamic_shapes=several, strict=False)
+    shapes = {
+        own.name: {place: known[name] for place, name in own.axes.items() if name in known} or None for own in values
+    }
+    return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
 
 
 @contextlib.contextmanager
