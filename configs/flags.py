@@ -245,6 +245,14 @@ FLAGS = (
         positive_int,
         default_help="as many as memory allows, up to 16 on a GPU and 4 on a CPU",
     ),
+    Flag(
+        "videos_per_batch",
+        "benchmark",
+        None,
+        "videos that run together at most, as long as --expressions_per_batch holds all their expressions",
+        positive_int,
+        default_help="4 on a GPU, 1 on a CPU",
+    ),
     Flag("batch_size_val", "benchmark", 1, "above 1: the same as --expressions_per_batch", positive_int),
     Flag(
         "max_size", "benchmark", 1024, "long side of resized frames; can only be what the network takes", positive_int

@@ -50,6 +50,15 @@ MICRO = {
     "adapter_dim": 32,
 }
 
+# What makes it as small and fast as a network of this kind can be.
+SMALLEST = {
+    "hsa_patch_size": (4, 2, 1),
+    "sam2__image_size": 32,
+    "sam2__hiera__stages": (1, 1, 1, 1),
+    "sam2__hiera__global_blocks": (2,),
+    "sam2__memory_attention_layers": 1,
+}
+
 
 @functools.cache
 def micro_config(version: str = "tiny", **values: object) -> ModelConfig:

@@ -1,12 +1,16 @@
-"""How many expressions run together, and what to do when memory does not suffice."""
+"""How many expressions and videos run together, and what to do when memory does not suffice."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 
+from datasets.video_index import Video
+
 MOST_ON_GPU = 16
+VIDEOS_ON_GPU = 4  # of few expressions, whose steps are small alone
 MOST_ON_CPU = 4  # little is shared between expressions: more of them need more memory and save little time
 # Peak memory of one expression, in bytes per pixel of network input and frame of a clip. Measured on a CPU for tiny
 # and base with HSA and CME: about 110, with frames encoded one by one; a GPU encodes them together, for which the
@@ -32,6 +36,39 @@ def automatic_batch(image_size: int, window: int, device: torch.device) -> int:
     kind = device.type if device.type in BYTES_PER_PIXEL else "cpu"
     each = BYTES_PER_PIXEL[kind] * image_size * image_size * window
     return max(1, min(most, int(available * MEMORY_SHARE[kind]) // each))
+
+
+def automatic_videos(device: torch.device) -> int:
+    """How many videos run together at most: several on a GPU, one on a CPU, which has enough to do with it."""
+    return VIDEOS_ON_GPU if device.type == "cuda" else 1
+
+
+def group_videos(videos: Sequence[Video], most: int, expressions: int) -> list[list[Video]]:
+    """Videos that run together, neighbours in length, so that they end at about the same time.
+
+    It depends on its arguments alone, whatever is finished and how many processes there are: other neighbours may round
+    differently.
+
+    Args:
+        videos: of a split.
+        most: videos of a group at most, at least 1.
+        expressions: of a group of several videos at most, in all.
+
+    Returns:
+        Groups that together hold every video once, in the order of their first videos.
+    """
+    order = sorted(range(len(videos)), key=lambda number: (len(videos[number].frames), number))
+    groups: list[list[int]] = []
+    count = 0
+    for number in order:
+        own = len(videos[number].expressions)
+        if groups and len(groups[-1]) < most and count + own <= expressions:
+            groups[-1].append(number)
+            count += own
+        else:
+            groups.append([number])
+            count = own
+    return [[videos[number] for number in numbers] for numbers in sorted(map(sorted, groups))]
 
 
 def _physical_memory() -> int:

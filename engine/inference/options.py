@@ -18,6 +18,7 @@ class InferenceOptions:
         protocol: `paper` or `fixed`, see `engine.infer.open_session`.
         precision: `fp32`, `tf32` or `bf16`.
         expressions_per_batch: expressions of a video that run together at most; None chooses by memory.
+        videos_per_batch: videos that run together at most, see `group_videos`; None chooses by the device.
         batch_size_val: above 1 the same as `expressions_per_batch`, which comes first.
         num_workers: processes that score and threads that write, each; 0 scores in the main process.
         overwrite: start anew instead of going on.
@@ -30,6 +31,7 @@ class InferenceOptions:
     protocol: str = "paper"
     precision: str = "fp32"
     expressions_per_batch: int | None = None
+    videos_per_batch: int | None = None
     batch_size_val: int = 1
     num_workers: int = 4
     overwrite: bool = False

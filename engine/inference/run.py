@@ -13,14 +13,14 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.video_index import Video, VideoDataset
-from engine.inference.batching import automatic_batch
+from engine.inference.batching import automatic_batch, automatic_videos, group_videos
 from engine.inference.benchmarks import Benchmark
 from engine.inference.follow_up import FollowUp
 from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
 from engine.inference.record import RunRecord, describe_data, environment, identity_of, log_to
-from engine.inference.segment import Segmenter, VideoWork
-from engine.inference.sharding import mask_count, split_videos
+from engine.inference.segment import Group, Segmenter, VideoWork
+from engine.inference.sharding import mask_count, split_groups
 from engine.inference.writer import MaskWriter
 from engine.runtime import float32_arithmetic
 from models.samwise import SAMWISE
@@ -32,7 +32,7 @@ from util.paths import remove_temporary_files, writable_folder
 logger = logging.getLogger(__name__)
 
 ALONE = Processes()
-_BATCH_NOTE, _ENVIRONMENT_NOTE = "expressions_per_batch", "environment"
+_BATCH_NOTE, _VIDEOS_NOTE, _ENVIRONMENT_NOTE = "expressions_per_batch", "videos_per_batch", "environment"
 _CHECK_THREADS = 8
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
@@ -119,7 +119,7 @@ class _Run:
         self.processes = processes
         self.manifest = _manifest(benchmark)
         self.started = time.perf_counter()
-        self.batch = 1
+        self.batch = self.most_videos = 1
         self.record: RunRecord | None = None
 
     def begin(self, facts: Mapping[str, Any]) -> None:
@@ -128,7 +128,12 @@ class _Run:
         size, device = self.model.config.sam2.image_size, self.model.device
         identity = identity_of(self.model, benchmark.dataset, options)
         batch = min(self.processes.gather(options.batch or automatic_batch(size, options.eval_clip_window, device)))
-        notes: dict[str, Any] = {_BATCH_NOTE: batch, _ENVIRONMENT_NOTE: environment(device)}
+        most_videos = min(self.processes.gather(options.videos_per_batch or automatic_videos(device)))
+        notes: dict[str, Any] = {
+            _BATCH_NOTE: batch,
+            _VIDEOS_NOTE: most_videos,
+            _ENVIRONMENT_NOTE: environment(device),
+        }
         if self.processes.is_main:
             if options.overwrite and options.shard is None:
                 self._clear()
@@ -139,18 +144,24 @@ class _Run:
         self.processes.barrier()
         self.manifest.join(identity)
         self.batch = options.batch or self.manifest.note(_BATCH_NOTE, batch)
+        self.most_videos = options.videos_per_batch or self.manifest.note(_VIDEOS_NOTE, 1)
+        if options.shard is not None:
+            self._check_shards()
         if self.processes.is_main:
-            content = {**facts, **notes, _BATCH_NOTE: self.batch, "processes": self.processes.size}
+            sizes = {_BATCH_NOTE: self.batch, _VIDEOS_NOTE: self.most_videos}
+            content = {**facts, **notes, **sizes, "processes": self.processes.size}
             self.record = RunRecord(benchmark.folder / f"run{options.shard_name}.json", identity, content)
 
     def work(self) -> Mapping[str, Any] | None:
         """Segment this process's share; the main process then finishes for all."""
         options, benchmark = self.options, self.benchmark
-        videos = self._own_videos()
+        groups = self._own_groups()
+        videos = [video for group in groups for video in group]
         if options.overwrite and options.shard is not None:
             for video in videos:
                 self.manifest.forget(video, [target.folder for target in benchmark.targets(video)])
-        pending = _pending(self.manifest, benchmark, videos)
+        items = iter(_pending(self.manifest, benchmark, videos))
+        pending = [tuple(next(items) for _ in group) for group in groups]
         with FollowUp(benchmark, options) as follow_up:
             timing = self._segment(pending, follow_up)
             scores = follow_up.results()
@@ -179,21 +190,37 @@ class _Run:
             if folder.is_dir():
                 shutil.rmtree(folder)
 
-    def _own_videos(self) -> list[Video]:
-        videos: Sequence[Video] = self.benchmark.dataset.videos
+    def _check_shards(self) -> None:
+        """Refuse a shard whose groups are not those of the others: together they would not hold every video.
+
+        Raises:
+            InputError: see above.
+        """
+        for name, own in ((_BATCH_NOTE, self.batch), (_VIDEOS_NOTE, self.most_videos)):
+            others = self.manifest.note(name, own)
+            if own != others and (self.most_videos > 1 or name == _VIDEOS_NOTE):
+                raise InputError(
+                    f"--{name} {own}: the first shard ran with {others}, which decides what the shards are; give the "
+                    "same, or start all shards anew in another --name_exp"
+                )
+
+    def _own_groups(self) -> list[Sequence[Video]]:
+        """The groups of this process; those of several videos are the same for any number of processes and shards."""
+        groups: Sequence[Sequence[Video]] = group_videos(self.benchmark.dataset.videos, self.most_videos, self.batch)
         if self.options.shard is not None:
             number, parts = self.options.shard
-            videos = split_videos(videos, parts)[number]
-        return split_videos(videos, self.processes.size)[self.processes.rank]
+            groups = split_groups(groups, parts)[number]
+        return split_groups(groups, self.processes.size)[self.processes.rank]
 
-    def _segment(self, pending: Sequence[VideoWork], follow_up: FollowUp) -> dict[str, float]:
+    def _segment(self, pending: Sequence[Group], follow_up: FollowUp) -> dict[str, float]:
         """Segment what is pending; returns what was done and the seconds that it took."""
-        total = sum(mask_count(work.video) for work in pending)
-        work = [item for item in pending if item.targets]
-        todo = sum(item.mask_count for item in work)
+        items = [item for group in pending for item in group]
+        total = sum(mask_count(item.video) for item in items)
+        groups = [group for group in pending if any(item.targets for item in group)]
+        todo = sum(item.mask_count for item in items)
         if todo < total:
             logger.info("going on: %d of %d masks are finished", total - todo, total)
-        for item in pending:
+        for item in items:
             if not item.targets:
                 follow_up.take_finished(item.video)
 
@@ -206,13 +233,13 @@ class _Run:
         hidden = not self.processes.is_main
         try:
             with tqdm(total=total, initial=total - todo, unit="mask", bar_format=_BAR, disable=hidden) as bar:
-                segmenter.run(work, bar)
+                segmenter.run(groups, bar)
         finally:
             writer.close()
         clocks = segmenter.clocks
         return {
             "masks": todo,
-            "frames": sum(len(item.video.frames) for item in work),
+            "frames": sum(len(item.video.frames) for group in groups for item in group),
             "decode": clocks.decode.seconds,
             "wait": clocks.wait.seconds,
             "model": clocks.model.seconds,

@@ -1,7 +1,8 @@
 """The loop over videos: decoding ahead of the model, all expressions of a video beside each other, writing behind.
 
 The expressions of one video run in batches that advance together, clip by clip: each frame is decoded once, however
-many batches there are, and no more than a few clips are in memory, however long the video is.
+many batches there are, and no more than a few clips are in memory, however long the video is. Videos of few expressions
+may run in groups, whose expressions are one batch.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from tqdm import tqdm
 from datasets.masks import UNREADABLE_IMAGE
 from datasets.video_index import MASK_SUFFIX, Video
 from engine.infer import Frame, FrameResult, VideoSession, open_session
-from engine.inference.batching import is_out_of_memory, partition
+from engine.inference.batching import group_videos, is_out_of_memory, partition
 from engine.inference.benchmarks import Benchmark, Target
 from engine.inference.manifest import digest_of
 from engine.inference.options import InferenceOptions
+from engine.inference.together import segment_together
 from engine.inference.writer import MaskWriter
 from models.samwise import SAMWISE
 from util.background import prefetch
@@ -54,6 +56,9 @@ class VideoWork:
         return len(self.video.frames) * sum(len(target.expressions) for target in self.targets)
 
 
+Group = tuple[VideoWork, ...]
+
+
 @dataclass
 class Clocks:
     """Where the time goes: decoding runs beside the model, and `wait` is what the model waits for it."""
@@ -64,8 +69,29 @@ class Clocks:
     postprocess: Stopwatch = field(default_factory=Stopwatch)
 
 
+@dataclass
+class RunningVideo:
+    """A video that is being segmented.
+
+    Attributes:
+        work: what is to be written.
+        batches: places of its expressions that run together.
+        sessions: one per batch.
+        hashes: of the files written so far, by the target's folder.
+    """
+
+    work: VideoWork
+    batches: list[range]
+    sessions: list[VideoSession]
+    hashes: dict[str, list[Future[str]]]
+
+    def names(self, start: int, window: int) -> list[str]:
+        """File names of the masks of the clip that begins with frame `start`; none after the video's end."""
+        return [f"{frame}{MASK_SUFFIX}" for frame in self.work.video.frames[start : start + window]]
+
+
 class Segmenter:
-    """Segments videos one after the other.
+    """Segments groups of videos one after the other.
 
     Args:
         model: the network, on its device.
@@ -93,21 +119,24 @@ class Segmenter:
         self.record = record
         self.clocks = Clocks()
 
-    def run(self, work: Sequence[VideoWork], bar: tqdm) -> None:
-        """Segment `work` and wait until everything is written.
+    def run(self, groups: Sequence[Group], bar: tqdm) -> None:
+        """Segment groups of videos and wait until everything is written.
 
         Args:
+            groups: each has something to write. The expressions of several videos are no more than `batch`.
             bar: is advanced by one for every mask of an expression.
 
         Raises:
             InputError: a frame that does not decode, or memory does not suffice for a single expression.
             OSError: a mask cannot be written.
         """
-        remaining = deque(work)
+        remaining = deque(groups)
+        window = self.options.eval_clip_window
         while remaining:
             short_of_memory = False
-            source = self.clocks.decode.over(decode_videos([item.video for item in remaining]))
-            with contextlib.closing(prefetch(source, depth=2 * self.options.eval_clip_window)) as decoded:
+            source = decode_groups([[work.video for work in group] for group in remaining], window)
+            depth = 2 * window * max(map(len, remaining))
+            with contextlib.closing(prefetch(self.clocks.decode.over(source), depth)) as decoded:
                 frames = self.clocks.wait.over(decoded)
                 try:
                     while remaining:
@@ -118,16 +147,17 @@ class Segmenter:
                         raise
                     short_of_memory = True
             if short_of_memory:  # outside of the handler: its traceback holds on to tensors
-                self._halve(remaining[0].video, bar)
+                self._halve(remaining[0], bar)
+                remaining = deque(part for group in remaining for part in self._cut(group))
         self.writer.drain()
 
-    def _halve(self, video: Video, bar: tqdm) -> None:
-        """Go on with smaller batches, from the start of `video`."""
-        size = min(self.batch, len(video.expressions))
+    def _halve(self, group: Group, bar: tqdm) -> None:
+        """Go on with smaller batches, from the start of `group`."""
+        size = min(self.batch, sum(len(work.video.expressions) for work in group))
         if size == 1:
             raise InputError(
-                f"memory does not suffice for video {video.name} with one expression at a time: try --precision bf16, "
-                "a smaller --eval_clip_window (which changes results), or another --device"
+                f"memory does not suffice for video {group[0].video.name} with one expression at a time: try "
+                "--precision bf16, a smaller --eval_clip_window (which changes results), or another --device"
             )
         self.batch = size // 2
         logger.warning("out of memory with %d expressions at once: going on with %d", size, self.batch)
@@ -137,29 +167,51 @@ class Segmenter:
             torch.cuda.empty_cache()
         bar.refresh()
 
-    def _segment(self, work: VideoWork, frames: Iterator[Frame], bar: tqdm) -> None:
-        """Segment one video, whose frames come next in `frames`."""
-        video, window = work.video, self.options.eval_clip_window
-        needed = {place for target in work.targets for place in target.expressions}
-        batches = [own for own in partition(len(video.expressions), self.batch) if needed & set(own)]
-        sessions = [self._open_session(video, own) for own in batches]
-        hashes: dict[str, list[Future[str]]] = {target.folder: [] for target in work.targets}
-        before = bar.n
+    def _cut(self, group: Group) -> list[Group]:
+        """A group as smaller ones that fit the batch."""
+        own = {work.video.name: work for work in group}
+        parts = group_videos([work.video for work in group], len(group), self.batch)
+        cut = [tuple(own[video.name] for video in part) for part in parts]
+        return [part for part in cut if any(work.targets for work in part)]
+
+    def _segment(self, group: Group, frames: Iterator[Frame], bar: tqdm) -> None:
+        """Segment the videos of a group, whose frames come next in `frames`."""
+        running = [self._start(work, alone=len(group) == 1) for work in group]
+        window, before = self.options.eval_clip_window, bar.n
         try:
-            for start in range(0, len(video.frames), window):
-                names = [f"{frame}{MASK_SUFFIX}" for frame in video.frames[start : start + window]]
-                results = self._run_clip(sessions, list(itertools.islice(frames, len(names))))
-                for offset, name in enumerate(names):
-                    masks = self._draw(work.targets, batches, [clip[offset] for clip in results])
-                    for target, mask in zip(work.targets, masks, strict=True):
-                        path = self.benchmark.masks / target.folder / name
-                        hashes[target.folder].append(self.writer.write(path, mask, self.benchmark.encode))
-                        bar.update(len(target.expressions))
+            for start in range(0, max(len(work.video.frames) for work in group), window):
+                self._advance([own for own in running if own.names(start, window)], start, frames, bar)
         except BaseException:
             bar.n = before
             raise
-        flat = [future for own in hashes.values() for future in own]
-        self.writer.after(flat, lambda found: self.record(video, _digests(tuple(hashes), found)))
+
+    def _start(self, work: VideoWork, alone: bool) -> RunningVideo:
+        """Open a video. Beside others all of its expressions run, in one batch, whichever are needed."""
+        count = len(work.video.expressions)
+        needed = {place for target in work.targets for place in target.expressions}
+        batches = [own for own in partition(count, self.batch) if needed & set(own)] if alone else [range(count)]
+        batches = [own for own in batches if own]
+        sessions = [self._open_session(work.video, own) for own in batches]
+        return RunningVideo(work, batches, sessions, {target.folder: [] for target in work.targets})
+
+    def _advance(self, running: Sequence[RunningVideo], start: int, frames: Iterator[Frame], bar: tqdm) -> None:
+        """Segment the clips that begin with frame `start`, and finish the videos that end with them."""
+        window = self.options.eval_clip_window
+        clips = [list(itertools.islice(frames, len(own.names(start, window)))) for own in running]
+        for own, results in zip(running, self._run_clips(running, clips), strict=True):
+            for offset, name in enumerate(own.names(start, window)):
+                masks = self._draw(own.work.targets, own.batches, [clip[offset] for clip in results])
+                for target, mask in zip(own.work.targets, masks, strict=True):
+                    path = self.benchmark.masks / target.folder / name
+                    own.hashes[target.folder].append(self.writer.write(path, mask, self.benchmark.encode))
+                    bar.update(len(target.expressions))
+            if own.work.targets and not own.names(start + window, window):
+                self._finish(own)
+
+    def _finish(self, own: RunningVideo) -> None:
+        """Record a video when its masks are written."""
+        flat = [future for hashes in own.hashes.values() for future in hashes]
+        self.writer.after(flat, lambda found: self.record(own.work.video, _digests(tuple(own.hashes), found)))
 
     def _open_session(self, video: Video, places: range) -> VideoSession:
         options = self.options
@@ -171,10 +223,19 @@ class Segmenter:
             precision=options.precision,
         )
 
-    def _run_clip(self, sessions: Sequence[VideoSession], clip: Sequence[Frame]) -> list[list[FrameResult]]:
-        """One list per session, with one result per frame."""
+    def _run_clips(
+        self, running: Sequence[RunningVideo], clips: Sequence[Sequence[Frame]]
+    ) -> list[list[list[FrameResult]]]:
+        """Per video one list per session, with one result per frame."""
         with self.clocks.model:
-            results = [[*session.feed(clip), *session.flush()] for session in sessions]
+            if len(running) == 1:
+                results = [[[*own.feed(clips[0]), *own.flush()] for own in running[0].sessions]]
+            else:
+                open_ones = [number for number, own in enumerate(running) if own.sessions]
+                sessions = [running[number].sessions[0] for number in open_ones]
+                found = segment_together(sessions, [clips[number] for number in open_ones])
+                by_video = dict(zip(open_ones, found, strict=True))
+                results = [[by_video[number]] if number in by_video else [] for number in range(len(running))]
             if self.model.device.type == "cuda":
                 torch.cuda.synchronize(self.model.device)
         return results
@@ -197,6 +258,18 @@ def _digests(folders: Sequence[str], hashes: Sequence[str]) -> dict[str, str]:
     """Folder -> digest of its files, from the hashes of all files: those of the first folder come first."""
     frames = len(hashes) // len(folders)
     return {folder: digest_of(hashes[i * frames : (i + 1) * frames]) for i, folder in enumerate(folders)}
+
+
+def decode_groups(groups: Iterable[Sequence[Video]], window: int) -> Iterator[Frame]:
+    """The frames of groups of videos, as they are needed: a clip of each, then the next clip of each.
+
+    Yields, raises: as `decode_videos`.
+    """
+    for group in groups:
+        readers = [decode_videos([video]) for video in group]
+        for _ in range(0, max(len(video.frames) for video in group), window):
+            for reader in readers:
+                yield from itertools.islice(reader, window)
 
 
 def decode_videos(videos: Iterable[Video]) -> Iterator[Frame]:

@@ -7,26 +7,27 @@ from collections.abc import Sequence
 from datasets.video_index import Video
 
 
-def split_videos(videos: Sequence[Video], parts: int) -> list[list[Video]]:
-    """Share out videos so that the parts have about the same number of masks (frames x expressions).
+def split_groups(groups: Sequence[Sequence[Video]], parts: int) -> list[list[Sequence[Video]]]:
+    """Share out groups of videos so that the parts have about the same number of masks (frames x expressions).
 
-    The largest video goes first, each to the part that has least so far.
+    The largest group goes first, each to the part that has least so far.
 
     Args:
-        videos: of a split.
-        parts: at least 1; some are empty if there are fewer videos.
+        groups: of a split.
+        parts: at least 1; some are empty if there are fewer groups.
 
     Returns:
-        `parts` lists that together hold every video once, each in the order of `videos`.
+        `parts` lists that together hold every group once, each in the order of `groups`.
     """
-    order = sorted(range(len(videos)), key=lambda number: (-mask_count(videos[number]), number))
+    costs = [sum(map(mask_count, group)) for group in groups]
+    order = sorted(range(len(groups)), key=lambda number: (-costs[number], number))
     numbers: list[list[int]] = [[] for _ in range(parts)]
     loads = [0] * parts
     for number in order:
         part = loads.index(min(loads))
         numbers[part].append(number)
-        loads[part] += mask_count(videos[number])
-    return [[videos[number] for number in sorted(own)] for own in numbers]
+        loads[part] += costs[number]
+    return [[groups[number] for number in sorted(own)] for own in numbers]
 
 
 def mask_count(video: Video) -> int:

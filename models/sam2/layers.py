@@ -46,7 +46,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 def can_fuse(x: Tensor) -> bool:
     """Whether oneDNN's fused kernels apply: float32 on a CPU, without gradients."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # a compiler fuses by itself, and an exported graph may run anywhere
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
@@ -70,9 +71,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     Returns:
         (B, heads, N, d).
     """
-    weights_per_row = query.shape[:-2].numel() * key.shape[-2]
-    large = weights_per_row * query.shape[-2] > MOST_WEIGHTS
-    if not (large and dropout and query.device.type == "cpu" and torch.is_grad_enabled()):
+    keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
+    weights_per_row = query.shape[:-2].numel() * key.shape[-2] if keeps_weights else 0
+    if weights_per_row * query.shape[-2] <= MOST_WEIGHTS:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
     rows = query.split(max(MOST_WEIGHTS // weights_per_row, 1), dim=-2)
     parts = [

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets.video_index import Expression, Video
-from engine.inference.batching import automatic_batch, is_out_of_memory, partition
+from engine.inference.batching import automatic_batch, automatic_videos, group_videos, is_out_of_memory, partition
 from engine.inference.manifest import Manifest, digest_of
 from engine.inference.options import InferenceOptions
 from engine.inference.palette_masks import davis_palette, draw_labels, encode_labels
-from engine.inference.sharding import mask_count, split_videos
+from engine.inference.sharding import mask_count, split_groups
 from engine.inference.writer import MaskWriter
 from util.errors import InputError
 
@@ -29,15 +29,41 @@ def make_video(name: str, frames: int, expressions: int) -> Video:
     return Video(name, Path(name), tuple(f"{index:05d}" for index in range(frames)), own)
 
 
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), max_size=12), st.integers(1, 5))
-def test_parts_hold_every_video_once_and_are_balanced(sizes: list[tuple[int, int]], parts: int) -> None:
+SIZES = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), max_size=12)  # frames, expressions
+
+
+@given(SIZES, st.integers(1, 5), st.integers(1, 3))
+def test_parts_hold_every_group_once_and_are_balanced(sizes: list[tuple[int, int]], parts: int, most: int) -> None:
     videos = [make_video(str(number), *size) for number, size in enumerate(sizes)]
-    shares = split_videos(videos, parts)
+    groups = group_videos(videos, most, 16)
+    shares = split_groups(groups, parts)
     assert len(shares) == parts
-    assert sorted(int(video.name) for share in shares for video in share) == list(range(len(videos)))
-    assert all([int(video.name) for video in share] == sorted(int(video.name) for video in share) for share in shares)
-    loads = [sum(map(mask_count, share)) for share in shares]
-    assert max(loads) - min(loads) <= max(map(mask_count, videos), default=0)
+    assert sorted(int(video.name) for share in shares for group in share for video in group) == list(range(len(videos)))
+    assert all(share == [group for group in groups if group in share] for share in shares)
+    loads = [sum(mask_count(video) for group in share for video in group) for share in shares]
+    largest = max((sum(map(mask_count, group)) for group in groups), default=0)
+    assert max(loads) - min(loads) <= largest
+
+
+@given(SIZES, st.integers(1, 5), st.integers(1, 20))
+def test_groups_keep_to_both_limits(sizes: list[tuple[int, int]], most: int, expressions: int) -> None:
+    videos = [make_video(str(number), *size) for number, size in enumerate(sizes)]
+    groups = group_videos(videos, most, expressions)
+    assert sorted(int(video.name) for group in groups for video in group) == list(range(len(videos)))
+    assert [int(group[0].name) for group in groups] == sorted(int(group[0].name) for group in groups)
+    for group in groups:
+        assert len(group) <= most
+        assert len(group) == 1 or sum(len(video.expressions) for video in group) <= expressions
+        assert [int(video.name) for video in group] == sorted(int(video.name) for video in group)
+    if most == 1:
+        assert groups == [[video] for video in videos]
+
+
+def test_videos_of_a_group_are_of_about_the_same_length() -> None:
+    videos = [make_video(str(number), frames, 2) for number, frames in enumerate((40, 8, 41, 9))]
+    assert [[video.name for video in group] for group in group_videos(videos, 2, 16)] == [["0", "2"], ["1", "3"]]
+    assert automatic_videos(torch.device("cpu")) == 1
+    assert automatic_videos(torch.device("cuda")) > 1
 
 
 @given(st.integers(0, 60), st.integers(1, 20))

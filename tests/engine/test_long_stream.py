@@ -1,23 +1,26 @@
-"""A stream that never ends: nothing grows with its length."""
+"""A stream that never ends: nothing grows with its length, and nothing is compiled again."""
 
 from __future__ import annotations
 
+import gc
 import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
+from datasets.transforms import to_network_input
 from engine.infer import open_session
-from tests.conftest import build_micro
+from models.samwise import SAMWISE
+from models.static_step import StaticStep
+from tests.conftest import SMALLEST, build_micro
 
-SMALLEST = {
-    "hsa_patch_size": (4, 2, 1),
-    "sam2__image_size": 32,
-    "sam2__hiera__stages": (1, 1, 1, 1),
-    "sam2__hiera__global_blocks": (2,),
-    "sam2__memory_attention_layers": 1,
-}
+SIDE, WINDOW = 32, 8
+LONG, MEASURED = 5000, 500  # frames, and after how many each there is a measurement
 
 
 def resident_bytes() -> int:
@@ -28,22 +31,101 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def test_a_long_stream_needs_no_more_than_a_short_one() -> None:
-    """2,000 frames: a session's bytes never grow after frame 20, the process's memory stays within 2%.
+def live_tensors() -> int:
+    """Tensors that the garbage collector knows."""
+    gc.collect()
+    return sum(issubclass(type(item), Tensor) for item in gc.get_objects())
 
-    CME switches whenever it looks, which is in every third frame.
-    """
+
+def switching_model() -> SAMWISE:
+    """The smallest network; CME switches whenever it looks, which is in every third frame."""
     model = build_micro(**SMALLEST)
     model.conditional_memory_encoder.decision_class_head.bias.data = torch.tensor([-50.0, 50.0])
-    session = open_session(model, ["the red disc"], window=8)
-    frames = np.random.default_rng(0).integers(0, 256, (16, 24, 32, 3), dtype=np.uint8)
+    return model
+
+
+def noise() -> np.ndarray:
+    """(16, H, W, 3), to be repeated."""
+    return np.random.default_rng(0).integers(0, 256, (16, 24, SIDE, 3), dtype=np.uint8)
+
+
+def test_a_long_stream_needs_no_more_than_a_short_one() -> None:
+    """2,000 frames: a session's bytes never grow after frame 20, the process's memory stays within 2%."""
+    session = open_session(switching_model(), ["the red disc"], window=WINDOW)
+    frames = noise()
     sizes, resident, done = [], [], 0
     for number in range(2000):
         done += len(session.feed([frames[number % 16]]))
         if number >= 20 and not session._waiting:
             sizes.append(session.nbytes)
-        if number % 500 == 499:
+        if number % MEASURED == MEASURED - 1:
             resident.append(resident_bytes())
     assert done == 2000
     assert max(sizes) == sizes[0] == session.memory.nbytes
     assert max(resident) <= 1.02 * resident[0]
+
+
+def session_bytes(model: SAMWISE) -> Iterator[int]:
+    """Segments without an end; after every clip the bytes of the state."""
+    session, frames = open_session(model, ["the red disc", "it"], window=WINDOW), noise()
+    while True:
+        for start in range(0, len(frames), WINDOW):
+            assert len(session.feed(frames[start : start + WINDOW])) == WINDOW
+            yield session.nbytes
+
+
+def static_bytes(model: SAMWISE, step: Callable[..., Any]) -> Iterator[int]:
+    """The same with the step of static shapes."""
+    assert model.tokenizer is not None
+    tokens, frames = model.tokenizer(["the red disc", "it"]), list(noise())
+    with torch.inference_mode():  # as all later states: those made otherwise are compiled for once more
+        state = StaticStep(model).empty(2)
+    while True:
+        for start in range(0, len(frames), WINDOW):
+            clip = to_network_input(frames[start : start + WINDOW], SIDE)
+            with torch.inference_mode():
+                features = model.encode(clip[None], tokens)
+                for t in range(WINDOW):
+                    frame = features.frame(t)
+                    _, state = step(frame.map, *frame.fine, frame.prompts[0], state)
+            yield sum(value.nbytes for value in state)
+
+
+class CountedCompilation:
+    """A backend of torch.compile that runs graphs as they are and counts them."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+def assert_flat(stream: Iterator[int]) -> None:
+    """Segment 5,000 frames: live tensors, the state's and the process's bytes are after frame 5,000 as after 500."""
+    sizes, tensors, resident = [], [], []
+    for number, size in zip(range(WINDOW, LONG + 1, WINDOW), stream, strict=False):
+        if number // MEASURED > (number - WINDOW) // MEASURED:
+            sizes.append(size)
+            tensors.append(live_tensors())
+            resident.append(resident_bytes())
+    assert len(sizes) == LONG // MEASURED
+    assert set(sizes) == {sizes[0]}
+    assert set(tensors) == {tensors[0]}
+    assert max(resident) <= 1.01 * resident[0]
+
+
+@pytest.mark.slow
+def test_five_thousand_frames_of_a_session() -> None:
+    assert_flat(session_bytes(switching_model()))
+
+
+@pytest.mark.slow
+def test_five_thousand_frames_compile_once() -> None:
+    """One graph without a break serves the first frame, the filling memory, the full one, and CME's decisions."""
+    model, backend = switching_model(), CountedCompilation()
+    torch._dynamo.reset()
+    assert_flat(static_bytes(model, torch.compile(StaticStep(model), backend=backend, fullgraph=True)))
+    assert backend.graphs == 1
+    torch._dynamo.reset()

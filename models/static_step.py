@@ -1,0 +1,191 @@
+"""One frame with static shapes: the numbers of `SAMWISE.step`, for graphs that are compiled or exported once.
+
+The state is four tensors with room for all memories and pointers from the first frame on; places that are still empty
+are masked, and CME's decisions are taken without leaving the device. Nothing depends on values or on the frame's number
+but the values themselves, so one graph serves every frame.
+
+Axes: E expressions, N = H * W tokens of the stride-16 map, M memories, P pointers, K keys, C width, D memory channels,
+S side of the network input.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.conditional_memory_encoder import switched_logits
+from models.sam2.mask_decoder import DecodedMask
+from models.sam2.memory_attention import MemoryAttentionLayer, RotaryAttention
+from models.sam2.position_encoding import rotary_table, rotate, sine_2d
+from models.sam2.sam2 import FEATURE_STRIDE, SAM2
+from models.samwise import SAMWISE
+
+
+class StreamState(NamedTuple):
+    """What is remembered between the frames of one video.
+
+    Attributes:
+        memories: (E, M, N, D), oldest first; the last one is a frame old.
+        pointers: (E, P, C), newest first; the first one is a frame old.
+        last_switch: (E,) int64, the frame of CME's last switch, 0 before the first.
+        frame_index: () int64, frames seen.
+    """
+
+    memories: Tensor
+    pointers: Tensor
+    last_switch: Tensor
+    frame_index: Tensor
+
+
+class FrameMasks(NamedTuple):
+    """The result of one frame.
+
+    Attributes:
+        logits: (E, S / 4, S / 4) mask logits.
+        scores: (E,) object-score logits; plus infinity where scores are switched off.
+        ious: (E,) predicted IoU, 0 to 1.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    ious: Tensor
+
+
+def without_parts(module: nn.Module, names: set[str]) -> nn.Module:
+    """A copy of a module that shares everything but lacks some children: they do not follow it into an export."""
+    shallow = copy.copy(module)
+    shallow._modules = {name: child for name, child in module._modules.items() if name not in names}
+    return shallow
+
+
+class StaticStep(nn.Module):
+    """See the module's first line. Evaluation only; without motion prompts.
+
+    Args:
+        model: the network; its parameters are shared.
+    """
+
+    place: Tensor
+    memory_place: Tensor
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, model: SAMWISE) -> None:
+        super().__init__()
+        assert not model.config.motion_prompt, "the number of prompts would depend on the sentence"
+        self.config = model.config
+        sam = without_parts(model.sam, {"image_encoder"})
+        assert isinstance(sam, SAM2)
+        self.sam = sam
+        self.conditional_memory_encoder = model.conditional_memory_encoder
+        self.side = model.config.sam2.image_size // FEATURE_STRIDE
+        dim, memory_dim, device = model.config.sam2.model_dim, model.config.sam2.memory_dim, model.device
+        tables = {"place": sine_2d(self.side, self.side, dim, device)}
+        tables["memory_place"] = sine_2d(self.side, self.side, memory_dim, device)
+        tables["cosines"], tables["sines"] = rotary_table(self.side, self.side, dim, device)
+        for name, table in tables.items():
+            self.register_buffer(name, table.to(self.sam.no_mem_embed.dtype), persistent=False)
+        self.eval()
+
+    def empty(self, expressions: int) -> StreamState:
+        """The state before the first frame, for E expressions."""
+        sam2, like = self.config.sam2, self.sam.no_mem_embed
+        return StreamState(
+            like.new_zeros(expressions, sam2.max_memories, self.side * self.side, sam2.memory_dim),
+            like.new_zeros(expressions, sam2.max_pointers, sam2.model_dim),
+            torch.zeros(expressions, dtype=torch.long, device=like.device),
+            torch.zeros((), dtype=torch.long, device=like.device),
+        )
+
+    def forward(
+        self, features: Tensor, fine: Tensor, middle: Tensor, prompts: Tensor, state: StreamState
+    ) -> tuple[FrameMasks, StreamState]:
+        """Segment one frame and remember it.
+
+        Args:
+            features: (E, N, C), the stride-16 map.
+            fine: (E or 1, C / 8, S / 4, S / 4), high-resolution features.
+            middle: (E or 1, C / 4, S / 8, S / 8), the same of half the size.
+            prompts: (E, 3, C).
+            state: of the video.
+
+        Returns:
+            The result, and the state for the next frame.
+        """
+        grid, expressions = (self.side, self.side), features.shape[0]
+        high = (fine.expand(expressions, -1, -1, -1), middle.expand(expressions, -1, -1, -1))
+        conditioned = self._read_memory(features, state)
+        decoded = self.sam.decode(conditioned, (prompts, None), high, grid)
+        pointer = self.sam.object_pointer(decoded)
+        logits = self.sam.enlarge(decoded.logits, self.config.sam2.image_size)
+        last_switch = state.last_switch
+        if self.conditional_memory_encoder is not None:
+            memoryless = self.sam.decode(self.sam.without_memory(features), (prompts, None), high, grid)
+            chosen = self._choose(pointer, memoryless, state)
+            other = self.sam.enlarge(memoryless.logits, self.config.sam2.image_size)
+            switched = switched_logits(self.config.switch_mem, logits, other)
+            logits = torch.where(chosen[:, None, None], switched, logits)
+            last_switch = torch.where(chosen, state.frame_index, last_switch)
+        memory = self.sam.memorize(features, logits, decoded.visible, grid)
+        after = StreamState(
+            torch.cat([state.memories[:, 1:], memory[:, None]], dim=1),
+            torch.cat([pointer[:, None], state.pointers[:, :-1]], dim=1),
+            last_switch,
+            state.frame_index + 1,
+        )
+        return FrameMasks(decoded.logits, decoded.score, decoded.iou), after
+
+    def _choose(self, pointer: Tensor, memoryless: DecodedMask, state: StreamState) -> Tensor:
+        """(E,) bool: where CME looks (see `Session.expressions_to_check`) and sees another object."""
+        assert self.conditional_memory_encoder is not None
+        window = self.config.cme_decision_window
+        decision = self.conditional_memory_encoder(pointer, memoryless.early_token)
+        due = (state.frame_index > window) & (state.frame_index - state.last_switch >= window - 1)
+        return due & (decision[:, 1] > decision[:, 0])
+
+    def _read_memory(self, features: Tensor, state: StreamState) -> Tensor:
+        """`SAM2.read_memory` with masked places: (E, N, C) -> (E, N, C)."""
+        attention = self.sam.memory_attention
+        tokens = state.pointers.unflatten(-1, (-1, state.memories.shape[-1]))  # (E, P, parts, D)
+        ages = range(state.memories.shape[1], 0, -1)
+        position = [self.memory_place + self.sam.maskmem_tpos_enc[age - 1].flatten(0, 1) for age in ages]
+        position.append(self.sam._pointer_position(tokens))
+        memory = torch.cat([state.memories.flatten(1, 2), tokens.flatten(1, 2)], dim=1)
+        key, keep = memory + torch.cat(position), self._keep(state, tokens.shape[2])
+        x = features + 0.1 * self.place
+        unplaced = tokens.shape[1] * tokens.shape[2]
+        for layer in attention.layers:
+            assert isinstance(layer, MemoryAttentionLayer)
+            normed = layer.norm1(x)
+            x = x + self._attend(layer.self_attn, normed, normed, normed)
+            x = x + self._attend(layer.cross_attn_image, layer.norm2(x), key, memory, unplaced, keep)
+            x = x + layer.linear2(layer.linear1(layer.norm3(x), "relu"))
+        return torch.where(state.frame_index > 0, attention.norm(x), self.sam.without_memory(features))
+
+    def _keep(self, state: StreamState, parts: int) -> Tensor:
+        """(K,) bool: keys of frames that there were. One map is always kept, since nothing to read gives no number."""
+        most_memories, most_pointers = state.memories.shape[1], state.pointers.shape[1]
+        device = state.memories.device
+        ages = torch.arange(most_memories, 0, -1, device=device).repeat_interleave(state.memories.shape[2])
+        pointer_ages = torch.arange(1, most_pointers + 1, device=device).repeat_interleave(parts)
+        return torch.cat([ages, pointer_ages]) <= state.frame_index.clamp(min=1)
+
+    def _attend(
+        self,
+        attention: RotaryAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        unplaced: int = 0,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """`RotaryAttention` that leaves out keys where `keep` (K,) is False: (E, N, C), (E, K, D) -> (E, N, C)."""
+        q, k = rotate(attention.q_proj(query), self.cosines, self.sines), attention.k_proj(key)
+        placed = k.shape[1] - unplaced
+        k = torch.cat([rotate(k[:, :placed], self.cosines, self.sines), k[:, placed:]], dim=1)
+        v, mask = attention.v_proj(value), None if keep is None else keep[None, None, None]
+        return attention.out_proj(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask)[:, 0])

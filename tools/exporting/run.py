@@ -1,0 +1,147 @@
+"""Segment a folder of frames with the exported programs beside this file, without the code base that made them.
+
+    python run.py FRAMES OUT "the red disc" "the blue square"
+
+FRAMES holds images of one size, whose names give their order. OUT gets SENTENCE/NAME.png, 0 and 255, with the sentences
+counted from 0. Needs torch, numpy, Pillow and tokenizers. interface.json describes the programs' inputs and outputs.
+
+Axes: E sentences, L tokens, T frames of a clip, S side of the network input, H and W of a frame, h and w resized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+class Exported:
+    """The programs of a folder.
+
+    Args:
+        folder: what tools/export.py has written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.interface: dict[str, Any] = json.loads((folder / "interface.json").read_text("utf-8"))
+        self.device = torch.device(self.interface["device"])
+        self.encoder = self._load(folder / self.interface["encoder"]["file"])
+        self.step = self._load(folder / self.interface["step"]["file"])
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def _load(self, path: Path) -> Callable[..., Sequence[Tensor]]:
+        if self.interface["compiled"]:
+            return torch._inductor.aoti_load_package(str(path))
+        return torch.export.load(path).module()
+
+    def tokens(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (E, L) int64, and (E, L) bool that is False for padding."""
+        ids = [torch.tensor(self.tokenizer.encode(" ".join(text.split())).ids) for text in sentences]
+        padding = float(self.interface["text"]["padding_id"])
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding).long()
+        lengths = torch.tensor([len(own) for own in ids])
+        words = torch.arange(padded.shape[1]) < lengths[:, None]
+        return padded.to(self.device), words.to(self.device)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The size (h, w) that a frame is resized to: the short side as asked, but the long one at most S."""
+        side, short = self.interface["image"]["side"], self.interface["image"]["short_side"]
+        long = int(short * max(height, width) / min(height, width))
+        if long > side:
+            short, long = max(int(side * short / long), 1), side
+        return (short, long) if height <= width else (long, short)
+
+    def network_input(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Resized, normalised and padded: T frames (H, W, 3) uint8 RGB -> (T, 3, S, S) float32."""
+        image, (height, width) = self.interface["image"], self.resized(*frames[0].shape[:2])
+        small = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in frames]
+        pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in small])).to(self.device)
+        mean, std = (torch.tensor(image[name], device=self.device)[:, None, None] for name in ("mean", "std"))
+        normal = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        return F.pad(normal, (0, image["side"] - width, 0, image["side"] - height))
+
+    def empty_state(self, expressions: int) -> list[Tensor]:
+        """The state before a video's first frame: zeros."""
+        inputs = [entry for entry in self.interface["step"]["inputs"] if entry["state"]]
+        shapes = [[expressions if size == "expressions" else size for size in entry["shape"]] for entry in inputs]
+        types = [getattr(torch, entry["dtype"]) for entry in inputs]
+        return [torch.zeros(s, dtype=t, device=self.device) for s, t in zip(shapes, types, strict=True)]
+
+    def segment(self, sentences: Sequence[str], frames: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """Segment one video.
+
+        Args:
+            sentences: E of them.
+            frames: (H, W, 3) uint8 RGB, all of one size.
+
+        Yields:
+            For every frame mask logits (E, h, w) at network resolution, the padding cropped away.
+        """
+        tokens, state = self.tokens(sentences), self.empty_state(len(sentences))
+        clip: list[np.ndarray] = []
+        for frame in frames:
+            clip.append(frame)
+            if len(clip) == self.interface["image"]["window"]:
+                yield from self._segment_clip(clip, tokens, state)
+                clip = []
+        if clip:
+            yield from self._segment_clip(clip, tokens, state)
+
+    @torch.inference_mode()
+    def _segment_clip(
+        self, clip: Sequence[np.ndarray], tokens: tuple[Tensor, Tensor], state: list[Tensor]
+    ) -> list[Tensor]:
+        """The logits of every frame; `state` is replaced by the one after them."""
+        side, (height, width) = self.interface["image"]["side"], self.resized(*clip[0].shape[:2])
+        features, fine, middle, prompts = self.encoder(self.network_input(clip), *tokens)
+        found = []
+        for t in range(len(clip)):
+            frame = [x[:, t].contiguous() for x in (features, fine, middle)]
+            logits, _, _, *state[:] = self.step(*frame, prompts, *state)
+            large = F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)
+            found.append(large[:, 0, :height, :width])
+        return found
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write a mask per frame and sentence."""
+    parser = argparse.ArgumentParser(description="segment a folder of frames by sentences")
+    parser.add_argument("frames", type=Path, help="folder of images of one size")
+    parser.add_argument("out", type=Path, help="gets SENTENCE/NAME.png")
+    parser.add_argument("sentences", nargs="+", help="what to segment, each in quotes")
+    args = parser.parse_args(argv)
+    paths = sorted(path for path in args.frames.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        sys.exit(f"error: {args.frames} holds no images")
+    results = Exported(Path(__file__).resolve().parent).segment(args.sentences, map(read_frame, paths))
+    for path, logits in zip(paths, results, strict=True):
+        with Image.open(path) as image:
+            size = (image.height, image.width)
+        masks = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid() > 0.5
+        for number, mask in enumerate(masks.cpu().numpy()):
+            folder = args.out / str(number)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{path.stem}.png")
+    print(f"{len(paths)} frames, {len(args.sentences)} sentences: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
