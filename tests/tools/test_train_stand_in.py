@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tools.stand_in.lessons import (
 )
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_clause, read_scenes
+from tools.study import probe
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import StopRequest
@@ -251,6 +253,33 @@ def test_a_new_network_knows_where_things_are(quick: list[str], tmp_path: Path) 
     found = torch.linalg.lstsq(grid - grid.mean(0), place).solution
     rest = (grid - grid.mean(0)) @ found - place
     assert (rest.square().sum(0) < 0.05 * place.square().sum(0)).all()
+
+
+def test_a_probe_reads_what_is_there() -> None:
+    torch.manual_seed(0)
+    place = torch.randn(4, 200, 3)
+    features = torch.cat([place @ torch.randn(3, 3), torch.randn(4, 200, 5)], dim=-1)
+    assert probe.Samples(list(features), list(place)).r2() == pytest.approx([1, 1, 1], abs=1e-3)
+    assert max(probe.Samples(list(features[..., 3:]), list(place)).r2()) < 0.1
+
+
+def test_choices_are_of_the_object_of_most_overlap(refshapes: Path) -> None:
+    scenes = read_scenes(refshapes, "image_train")
+    batch = make_batch(scenes, SIDE, 1, 6, np.random.default_rng(0))
+    found = dict(probe.choices(batch.targets[:, 0] > 0, batch))
+    assert found
+    assert all(meant and fits and 0 < chance <= 1 for meant, fits, chance in found.values())
+    nothing = dict(probe.choices(torch.zeros_like(batch.targets[:, 0]) > 0, batch))
+    assert not any(meant or fits for meant, fits, _ in nothing.values())
+
+
+def test_a_network_is_probed(quick: list[str], refshapes: Path, tmp_path: Path) -> None:
+    model = train_stand_in.build(train_stand_in.parse_args([*quick, "--output", str(tmp_path)]))
+    model.save_pretrained(tmp_path / "model")
+    probe.main([str(tmp_path / "model"), "--data", str(refshapes), "--scenes", "4", "--out", str(tmp_path / "x.json")])
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["stage 0"].keys() == {*probe.PLACE, *probe.MOTION}
+    assert all(0 <= value <= 1 for value in found["choice, relation"].values())
 
 
 def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> None:

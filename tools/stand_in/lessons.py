@@ -108,7 +108,7 @@ class Lessons(nn.Module):
     def _property_loss(self, stage: int, x: Tensor, labels: Tensor, properties: Tensor) -> Tensor:
         """Of x (K, T, h, h, C), labels (K, T, h, h), properties (K, MAX_OBJECTS + 1, 4)."""
         answers = self.properties[stage](x).flatten(0, 3).split(CLASSES, dim=-1)
-        truth = _look_up(properties, labels).flatten(0, 3)
+        truth = look_up(properties, labels).flatten(0, 3)
         weight = torch.where(labels.flatten() > 0, _OBJECT_WEIGHT, _GROUND_WEIGHT)
         losses = [
             F.cross_entropy(answer, truth[:, place], reduction="none") @ weight for place, answer in enumerate(answers)
@@ -135,7 +135,7 @@ def known_loss(answers: Tensor, labels: Tensor, table: Tensor) -> Tensor:
         labels: (K, T, h, h).
         table: (K, T, MAX_OBJECTS + 1, c) by label, NaN where unknown.
     """
-    truth = _look_up(table.flatten(0, 1), labels.flatten(0, 1)).view_as(answers)
+    truth = look_up(table.flatten(0, 1), labels.flatten(0, 1)).view_as(answers)
     known = ~truth.isnan().any(-1) & (labels > 0)
     if not known.any():
         return answers.sum() * 0
@@ -256,7 +256,7 @@ def object_amount(batch: SceneBatch, place: Tensor, motion: Tensor) -> Tensor:
     return value.where(batch.asked.any(-1)[:, None, None], torch.nan)[..., None]
 
 
-def _look_up(table: Tensor, labels: Tensor) -> Tensor:
+def look_up(table: Tensor, labels: Tensor) -> Tensor:
     """table (K, MAX_OBJECTS + 1, c), labels (K, ...) -> (K, ..., c)."""
     rows = labels.flatten(1)[..., None].expand(-1, -1, table.shape[-1])
     return table.gather(1, rows).view(*labels.shape, table.shape[-1])
