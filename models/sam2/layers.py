@@ -35,7 +35,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     Returns:
         (..., C').
     """
-    if x.shape[:-1].numel() >= FEW_ROWS and can_fuse(x):
+    if can_fuse(x) and x.shape[:-1].numel() >= FEW_ROWS:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     x = F.linear(x, weight, bias)
     if activation == "gelu":
@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether oneDNN's fused kernels apply: float32 on a CPU, without gradients."""
+    """Whether oneDNN's fused kernels apply: float32 on a CPU, without gradients, in no graph that is compiled."""
     return (
         not torch.compiler.is_compiling()  # a compiler fuses by itself, and an exported graph may run anywhere
         and x.device.type == "cpu"

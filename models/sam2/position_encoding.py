@@ -95,7 +95,8 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Returns:
         (..., R * N, C).
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():  # in one pass
+    plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())  # compilers do not know complex numbers
+    if plain and x.device.type == "cpu" and x.dtype == torch.float32:  # in one pass
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()).unflatten(-2, (-1, cosines.shape[0]))
         return torch.view_as_real(pairs * torch.complex(cosines, sines)).flatten(-2).flatten(-3, -2)
     pairs = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, cosines.shape[0]))
