@@ -217,13 +217,13 @@ class VideoSession:
         results = []
         with float32_arithmetic(self.precision), _autocast(self.precision, self.model.device):
             frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
-            features = self.model.encode(frames[None], self.tokens, padding=self._padding_of(clip))
+            features = self.model.encode(frames[None], self.tokens, padding=self.padding_of(clip))
             for t in range(len(clip)):
                 decoded = self.model.step(features.frame(t), self.memory).decoded
                 results.append(self._result(self.frames_done + t, decoded, clip[t].shape[:2]))
         return results
 
-    def _padding_of(self, clip: list[Frame]) -> Padding | None:
+    def padding_of(self, clip: list[Frame]) -> Padding | None:
         """What whole clips leave in the padding for those after them; a shorter last clip has none of its length."""
         if len(clip) != self.window:
             return None

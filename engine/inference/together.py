@@ -62,7 +62,7 @@ def _segment(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]])
         encoded = []
         for own, clip in zip(sessions, resized, strict=True):
             frames = to_network_input(clip, model.config.sam2.image_size, model.device)
-            encoded.append(model.encode(frames[None], own.tokens, padding=own._padding_of(clip)))
+            encoded.append(model.encode(frames[None], own.tokens, padding=own.padding_of(clip)))
         for t in range(length):
             frame = _join_frames([features.frame(t) for features in encoded])
             decoded = model.step(frame, memory).decoded

@@ -212,12 +212,12 @@ def plain_computation(pipeline: Pipeline) -> Iterator[None]:
 
     fusing = memory_attention.can_fuse
     memory_attention.can_fuse = lambda x: False
-    pipeline.session._padding_of = lambda clip: None  # type: ignore[method-assign]
+    pipeline.session.padding_of = lambda clip: None  # type: ignore[method-assign]
     try:
         yield
     finally:
         memory_attention.can_fuse = fusing
-        del pipeline.session._padding_of
+        del pipeline.session.padding_of
 
 
 def device_name(settings: Settings) -> str:
