@@ -64,13 +64,13 @@ class Exported:
         return (short, long) if height <= width else (long, short)
 
     def network_input(self, frames: Sequence[np.ndarray]) -> Tensor:
-        """Resized, normalised and padded: T frames (H, W, 3) uint8 RGB -> (T, 3, S, S) float32."""
+        """Resized, normalised, padded, contiguous: T frames (H, W, 3) uint8 RGB -> (T, 3, S, S) float32."""
         image, (height, width) = self.interface["image"], self.resized(*frames[0].shape[:2])
         small = [Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR) for frame in frames]
         pixels = torch.from_numpy(np.stack([np.asarray(frame) for frame in small])).to(self.device)
         mean, std = (torch.tensor(image[name], device=self.device)[:, None, None] for name in ("mean", "std"))
         normal = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-        return F.pad(normal, (0, image["side"] - width, 0, image["side"] - height))
+        return F.pad(normal, (0, image["side"] - width, 0, image["side"] - height)).contiguous()
 
     def empty_state(self, expressions: int) -> list[Tensor]:
         """The state before a video's first frame: zeros."""
