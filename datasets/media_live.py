@@ -23,6 +23,7 @@ from fractions import Fraction
 from queue import Empty, SimpleQueue
 
 from datasets.media_stream import Address, LiveFrame, Stream, silence
+from util.background import places_for, take
 from util.errors import InputError
 
 STANDARD_INPUT = "-"
@@ -98,10 +99,7 @@ def _first_of(frames: Generator[LiveFrame], stream: Stream) -> LiveFrame | None:
 
     threading.Thread(target=work, name="live-opener", daemon=True).start()
     try:
-        while True:
-            with contextlib.suppress(Empty):
-                first, error = answer.get(timeout=_WAKE_SECONDS)
-                break
+        first, error = take(answer)
     except BaseException:
         stream.stopped.set()
         raise
@@ -175,9 +173,7 @@ class LiveReader:
         self._drop = drop
         self._until = until or (lambda: False)
         self._waiting: SimpleQueue[LiveFrame | None] = SimpleQueue()  # None: that was the last one
-        self._places: SimpleQueue[None] = SimpleQueue()  # as many as further frames may wait
-        for _ in range(depth):
-            self._places.put(None)
+        self._places = places_for(depth)
         self._ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="live-reader", daemon=True)

@@ -165,7 +165,7 @@ class VideoSession:
                 already computed: the next call returns them.
         """
         for frame in frames:
-            self._waiting.append(self._checked(frame))
+            self._waiting.append(self.checked(frame))
             if len(self._waiting) == self.window:
                 self._segment_waiting()
         return self._take_ready()
@@ -192,8 +192,8 @@ class VideoSession:
         self.frames_done += len(results)
         self._ready += results
 
-    def _checked(self, frame: Frame) -> Frame:
-        """The frame at network size."""
+    def checked(self, frame: Frame) -> Frame:
+        """The frame (H, W, 3) at network size. Raises InputError for anything else or another size."""
         if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
             raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
@@ -215,12 +215,12 @@ class VideoSession:
         if self.protocol == "paper" and len(clip) == 1:
             self.memory.reset()
         results = []
-        with float32_arithmetic(self.precision), _autocast(self.precision, self.model.device):
+        with float32_arithmetic(self.precision), autocast(self.precision, self.model.device):
             frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
             features = self.model.encode(frames[None], self.tokens, padding=self.padding_of(clip))
             for t in range(len(clip)):
                 decoded = self.model.step(features.frame(t), self.memory).decoded
-                results.append(self._result(self.frames_done + t, decoded, clip[t].shape[:2]))
+                results.append(self.result_of(self.frames_done + t, decoded, clip[t].shape[:2]))
         return results
 
     def padding_of(self, clip: list[Frame]) -> Padding | None:
@@ -231,7 +231,8 @@ class VideoSession:
             self._padding = Padding((clip[0].shape[0], clip[0].shape[1]))
         return self._padding
 
-    def _result(self, index: int, decoded: DecodedMask, size: Sequence[int]) -> FrameResult:
+    def result_of(self, index: int, decoded: DecodedMask, size: Sequence[int]) -> FrameResult:
+        """What a frame brought: its number, the masks of all expressions, (h, w) of the frame in the network input."""
         assert self.frame_size is not None
         side = self.model.config.sam2.image_size
         logits = SAM2.enlarge(decoded.logits.float(), side)[:, : size[0], : size[1]]
@@ -303,7 +304,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if precision == "bf16":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

@@ -19,14 +19,14 @@ _POLL_SECONDS = 0.1
 _END = object()
 
 
-def _take(waiting: SimpleQueue[T]) -> T:
+def take(waiting: SimpleQueue[T]) -> T:
     """Wait for the next item."""
     while True:
         with contextlib.suppress(Empty):
             return waiting.get(timeout=_POLL_SECONDS)
 
 
-def _places(number: int) -> SimpleQueue[None]:
+def places_for(number: int) -> SimpleQueue[None]:
     """As many items as may wait somewhere else."""
     places: SimpleQueue[None] = SimpleQueue()
     for _ in range(number):
@@ -45,7 +45,7 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
         depth: how many items may wait, at least 1.
     """
     waiting: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-    places = _places(depth)
+    places = places_for(depth)
     stopped = threading.Event()
 
     def put(item: Any) -> None:
@@ -74,7 +74,7 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
     thread.start()
     try:
         while True:
-            item, error = _take(waiting)
+            item, error = take(waiting)
             places.put(None)
             if error is not None:
                 raise error
@@ -105,14 +105,14 @@ class WriteBehind(Generic[T]):
         self._write = write
         self._finish = finish
         self._waiting: SimpleQueue[Any] = SimpleQueue()
-        self._places = _places(depth)
+        self._places = places_for(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
         self._thread.start()
 
     def submit(self, item: T) -> None:
         """Hand over one item. Raises what an earlier item raised in the thread."""
-        _take(self._places)
+        take(self._places)
         self._waiting.put(item)
         if self._error is not None:
             raise self._error
@@ -130,7 +130,7 @@ class WriteBehind(Generic[T]):
 
     def _work(self) -> None:
         while True:
-            item = _take(self._waiting)
+            item = take(self._waiting)
             self._places.put(None)
             if self._error is None:
                 started = time.perf_counter()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.transforms import to_network_input
-from engine.infer import Frame, FrameResult, VideoSession, _autocast
+from engine.infer import Frame, FrameResult, VideoSession, autocast
 from engine.runtime import float32_arithmetic
 from models.sam2.mask_decoder import DecodedMask
 from models.samwise import FrameFeatures, Prompts
@@ -53,12 +53,12 @@ def _segment(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]])
     """Clips of one length. If it fails, nothing has changed."""
     first, length = sessions[0], len(clips[0])
     model = first.model
-    resized = [[own._checked(frame) for frame in clip] for own, clip in zip(sessions, clips, strict=True)]
+    resized = [[own.checked(frame) for frame in clip] for own, clip in zip(sessions, clips, strict=True)]
     bounds = _bounds([len(own.expressions) for own in sessions])
     as_images = first.protocol == "paper" and length == 1
     memory = model.new_session() if as_images else _join(model.new_session(), sessions)
     results: list[list[FrameResult]] = [[] for _ in sessions]
-    with float32_arithmetic(first.precision), _autocast(first.precision, model.device):
+    with float32_arithmetic(first.precision), autocast(first.precision, model.device):
         encoded = []
         for own, clip in zip(sessions, resized, strict=True):
             frames = to_network_input(clip, model.config.sam2.image_size, model.device)
@@ -67,7 +67,7 @@ def _segment(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]])
             frame = _join_frames([features.frame(t) for features in encoded])
             decoded = model.step(frame, memory).decoded
             for own, clip, rows, found in zip(sessions, resized, bounds, results, strict=True):
-                found.append(own._result(own.frames_done + t, _part(decoded, rows), clip[t].shape[:2]))
+                found.append(own.result_of(own.frames_done + t, _part(decoded, rows), clip[t].shape[:2]))
     state = memory.state_dict()
     for own, rows in zip(sessions, bounds, strict=True):
         own.memory.load_state_dict(_select(state, rows), model.device)
