@@ -52,7 +52,7 @@ def pipeline(micro_model: SAMWISE, tmp_path: Path, small_files: None) -> Iterato
 def test_a_clip_from_files_to_files(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.fill()
     assert pipeline.session.frames_done == FILLING
-    assert len(pipeline.session.memory.pointers) == 15
+    assert len(pipeline.session.memory.state_dict()["pointers"]) == 15
     assert pipeline.clip().frames == 4
     masks = sorted((tmp_path / "masks").rglob("*.png"))
     assert len(masks) == 2 * 16
