@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from models.samwise import SAMWISE, FrameFeatures
-from models.static_step import FrameMasks, StaticStep
+from models.static_step import FrameMasks, StaticStep, StreamState
 
 _COMPILED: WeakKeyDictionary[SAMWISE, StaticStep] = WeakKeyDictionary()  # the step of each network that was compiled
 
@@ -84,6 +84,9 @@ class StaticStream:
         expressions: E.
     """
 
+    _frame_index: int  # known here as well as on the device
+    _state: StreamState
+
     def __init__(self, static_step: StaticStep, expressions: int) -> None:
         self._static_step = static_step
         self._expressions = expressions
@@ -98,7 +101,7 @@ class StaticStream:
     @torch.inference_mode()  # as the states that follow: code is compiled once more for any other kind of tensor
     def reset(self) -> None:
         """See `Stream`."""
-        self._frame_index = 0  # known here as well as on the device
+        self._frame_index = 0
         self._state = self._static_step.empty(self._expressions)
 
     @property

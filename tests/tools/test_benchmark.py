@@ -125,5 +125,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         benchmark.main(["linear", "--repeats", "0"])
     with pytest.raises(InputError, match="git worktree"):
         benchmark.main(["end_to_end", "--compare", "no-such-revision"])
+    with pytest.raises(InputError, match="compiled network has no parts"):
+        benchmark.main(["end_to_end", "--compile"])
     against = benchmark.parse(["end_to_end", "--window", "4"], benchmark.parse(["end_to_end", "--expressions", "3"]))
     assert (against.window, against.expressions) == (4, 3)
