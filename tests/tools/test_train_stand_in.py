@@ -47,7 +47,7 @@ def refshapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(refshapes: Path) -> list[str]:
     """A command line for a few small steps."""
     vocabulary = save_vocabulary(refshapes.parent / "vocabulary")
-    sizes = ["--scenes", "2", "1", "--sentences", "2", "2", "--frames", "3", "--image_size", str(SIDE)]
+    sizes = ["--scenes", "2", "1", "1", "--sentences", "2", "1", "2", "--frames", "3", "--image_size", str(SIDE)]
     return ["--data", str(refshapes), "--roberta", str(vocabulary), *sizes]
 
 
@@ -58,7 +58,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_every_part_learns_and_an_interruption_changes_nothing(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [*quick, "--half_products", "--steps", "2", "2", "--output"]
+    command = [*quick, "--half_products", "--steps", "2", "1", "2", "--output"]
     args = train_stand_in.parse_args([*command, str(tmp_path / "whole")])
     before = {key: value.clone() for key, value in train_stand_in.build(args).state_dict().items()}
     train_stand_in.main([*command, str(tmp_path / "whole")])
@@ -67,7 +67,7 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
     for part in ("sam.image_encoder.trunk", "sam.memory_attention", "text_encoder", "cmt_adapters", "sam.sam_mask"):
         assert any(key.startswith(part) for key in learned), part
     assert not (tmp_path / "whole" / "training" / "state.pth").exists()
-    longer = [*quick, "--init", str(tmp_path / "whole"), "--output", str(tmp_path / "longer"), "--steps", "1", "0"]
+    longer = [*quick, "--init", str(tmp_path / "whole"), "--output", str(tmp_path / "longer"), "--steps", "1", "0", "0"]
     begun = train_stand_in.StandInTraining(train_stand_in.parse_args(longer), Processes())
     assert all(torch.equal(value, after[key]) for key, value in begun.model.state_dict().items())
     heads = torch.load(tmp_path / "whole" / train_stand_in.HEADS, weights_only=True)
@@ -75,13 +75,13 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
 
     steps = 0
 
-    def told_after_three(self: StopRequest, processes: Processes) -> str | None:
+    def told_after_four(self: StopRequest, processes: Processes) -> str | None:
         nonlocal steps
         steps += 1
-        return "SIGTERM" if steps == 3 else None
+        return "SIGTERM" if steps == 4 else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "agreed", told_after_three)
+        patch.setattr(StopRequest, "agreed", told_after_four)
         with pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
             train_stand_in.main([*command, str(tmp_path / "stopped")])
     with pytest.raises(InputError, match=r"another --lr"):
@@ -297,4 +297,4 @@ def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> No
 )
 def test_what_is_missing_is_named(quick: list[str], tmp_path: Path, change: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        train_stand_in.main([*quick, "--steps", "1", "0", "--output", str(tmp_path / "out"), *change])
+        train_stand_in.main([*quick, "--steps", "1", "0", "0", "--output", str(tmp_path / "out"), *change])

@@ -74,7 +74,7 @@ def stand_in_stages(places: Places, settings: Settings, seed: int, cuda: bool) -
         *(places.data / "coco" / name / f"instances_{name}_train.json" for name in ("refcoco", "refcoco+", "refcocog")),
     )
     vocabulary = ("tools/train_tokenizer.py", "--from", *map(shown, sentences), "--out", shown(places.tokenizer))
-    numbers = (settings.stand_in_image_steps, settings.stand_in_clip_steps)
+    numbers = (settings.stand_in_image_steps, settings.stand_in_glance_steps, settings.stand_in_clip_steps)
     device = ("--device", "cuda") if cuda else ()
     steps = ("--steps", *map(str, numbers)) if all(numbers) else ()
     command = (
