@@ -51,7 +51,7 @@ WEIGHT_DECAY, BETAS, MAX_NORM = 0.01, (0.9, 0.98), 1.0
 POSITION_SCALE = 0.5  # of the ramps that the position embedding begins with
 _LOGGED = 50  # steps between two lines of the log
 _GLANCES = 2  # frames of a clip that are segmented in a glance
-_SHOWN = ("iou", "dice", "motion2", "tracking1")  # beside the bar
+_SHOWN = ("iou", "dice", "velocity1", "tracking1")  # beside the bar
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_what_hsa_reads_is_seen_and_can_be_learned_from(adapter: CMTAdapter) -> 
     for _ in range(30):
         with watched([adapter]) as seen:
             adapter.look(visual)
-        loss = tracking_loss(adapter, seen[0], labels)
+        loss = tracking_loss(adapter, seen[0][0], labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

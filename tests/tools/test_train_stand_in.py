@@ -26,7 +26,7 @@ from tools.stand_in.lessons import (
 )
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_clause, read_scenes
-from tools.study import probe
+from tools.study import probe, reach
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import StopRequest
@@ -280,6 +280,29 @@ def test_a_network_is_probed(quick: list[str], refshapes: Path, tmp_path: Path) 
     found = json.loads((tmp_path / "x.json").read_text())
     assert found["stage 0"].keys() == {*probe.PLACE, *probe.MOTION}
     assert all(0 <= value <= 1 for value in found["choice, relation"].values())
+
+
+def test_a_patch_knows_of_what_stays_in_it() -> None:
+    shares = torch.zeros(5, 8, 8, 2)
+    for frame in range(5):
+        shares[frame, 1, 2 + frame, 0] = 1.0
+        shares[frame, 6, 6, 1] = 0.5
+    whole, quarters = reach.inside_patches(shares, 8), reach.inside_patches(shares, 4)
+    columns = whole[0, 2, 0, 1::3]  # of the first object, two frames before to two after
+    assert columns.tolist() == [2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8]
+    assert whole[0, 2, 1, 1::3].tolist() == [6 / 8] * 5
+    assert whole[0, 0, 0, 1::3].tolist() == [2 / 8, 2 / 8, 2 / 8, 3 / 8, 4 / 8]  # the first frame is repeated
+    assert quarters[0, 2, 0, 2::3].tolist() == [1 / 16, 1 / 16, 0, 0, 0]
+    assert quarters[1, 2, 0, 1::3].tolist() == [0, 0, 0, 1 / 4, 2 / 4]
+
+
+def test_the_reach_of_patches_is_measured(refshapes: Path, tmp_path: Path) -> None:
+    command = ["--data", str(refshapes), "--patches", "24", "8", "12", "12", "--out", str(tmp_path / "x.json")]
+    reach.main(command)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["12 of 12"].keys() == set(probe.MOTION)
+    with pytest.raises(InputError, match="pairs of divisors"):
+        reach.main([*command, "--patches", "24", "7"])
 
 
 def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> None:

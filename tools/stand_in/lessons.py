@@ -39,7 +39,7 @@ _MOTION_SCALE = (16.0, 16.0, 8.0)
 _SCALES = (4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0)
 _OBJECT_WEIGHT, _GROUND_WEIGHT = 4.0, 0.3
 FOCAL_WEIGHT, SCORE_WEIGHT, IOU_WEIGHT, PROPERTY_WEIGHT, PLACE_WEIGHT, MOTION_WEIGHT = 20.0, 0.1, 0.1, 0.25, 0.5, 1.0
-AMOUNT_WEIGHT, ASKED_WEIGHT, TRACKING_WEIGHT = 1.0, 4.0, 0.2
+AMOUNT_WEIGHT, ASKED_WEIGHT, TRACKING_WEIGHT, VELOCITY_WEIGHT = 1.0, 4.0, 0.2, 4.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Lessons(nn.Module):
         self.properties = nn.ModuleList(nn.Linear(width, sum(CLASSES)) for width in widths[:-1])
         self.place = nn.ModuleList(nn.Linear(width, _PLACE) for width in widths[1:])
         self.motion = nn.ModuleList(nn.Linear(width, _MOTION) for width in widths[1:])
+        self.velocity = nn.ModuleList(nn.Linear(model.config.adapter_dim, _MOTION) for _ in model.cmt_adapters)
         self.match = nn.ModuleList(nn.Linear(width, _QUESTIONS * (_MATCH_DIM + 1)) for width in widths[1:])
         self.sentence = nn.Linear(text.hidden_size, _QUESTIONS * _MATCH_DIM)
         self.amount = nn.ModuleList(nn.Linear(width, _MATCH_DIM) for width in widths[1:])
@@ -107,11 +108,14 @@ class Lessons(nn.Module):
                 answers = answers[..., None] / _MATCH_DIM**0.5
                 losses[f"amount{stage}"] = AMOUNT_WEIGHT * known_loss(answers, labels, amount)
                 losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
-        for number, x in seen.items() if batch.frames.shape[1] > 1 else ():
+        for number, (x, y) in seen.items() if batch.frames.shape[1] > 1 else ():
             labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])
             if adapters[number].patch == labels.shape[-1]:
                 spread = batch.clip_of if number else torch.arange(x.shape[0])
-                losses[f"tracking{number}"] = TRACKING_WEIGHT * tracking_loss(adapters[number], x, labels[spread])
+                labels = labels[spread]
+                losses[f"tracking{number}"] = TRACKING_WEIGHT * tracking_loss(adapters[number], x, labels)
+                answers = self.velocity[number](y).view(*labels.shape, _MOTION)
+                losses[f"velocity{number}"] = VELOCITY_WEIGHT * known_loss(answers, labels, motion[spread])
         return Outcome(losses, iou)
 
     def _named_loss(self, features: ClipFeatures, batch: SceneBatch) -> Tensor:

@@ -54,15 +54,15 @@ def begin_with_time(adapter: CMTAdapter) -> None:
 
 
 @contextmanager
-def watched(adapters: list[CMTAdapter]) -> Iterator[dict[int, Tensor]]:
-    """What the HSA of some adapters reads meanwhile, by the number of the adapter: (patches, T * p * p, A)."""
-    seen: dict[int, Tensor] = {}
+def watched(adapters: list[CMTAdapter]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """What the HSA of some adapters reads and gives meanwhile, by the number of the adapter: (patches, T * p * p, A)."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def keep(number: int) -> Callable[[nn.Module, tuple[Tensor, Tensor]], None]:
-        return lambda _, inputs: seen.update({number: inputs[0]})
+    def keep(number: int) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        return lambda _, inputs, output: seen.update({number: (inputs[0], output)})
 
     handles = [
-        adapter.hsa.self_attn.register_forward_pre_hook(keep(number))
+        adapter.hsa.register_forward_hook(keep(number))
         for number, adapter in enumerate(adapters)
         if adapter.patch is not None
     ]
