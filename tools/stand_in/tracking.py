@@ -55,7 +55,7 @@ def begin_with_time(adapter: CMTAdapter) -> None:
 
 @contextmanager
 def watched(adapters: list[CMTAdapter]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-    """What the HSA of some adapters reads and gives meanwhile, by the number of the adapter: (patches, T * p * p, A)."""
+    """What the HSA of some adapters reads and gives meanwhile, by the adapter's number: (patches, T * p * p, A)."""
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(number: int) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:

@@ -91,9 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sizes = list(zip(args.patches[::2], args.patches[1::2], strict=False))
     if len(args.patches) % 2 or any(_SIDE % side or side % patch for side, patch in sizes):
-        raise InputError(
-            f"--patches: expected pairs, each side a divisor of the one before (of {_SIDE}); {args.patches}"
-        )
+        raise InputError(f"--patches: expected pairs of divisors, of {_SIDE} and of the first; found {args.patches}")
     found = measure(args.data, sizes, args.scenes, args.seed)
     rows = [(key, *(f"{row[name]:.2f}" for name in MOTION)) for key, row in found.items() if row]
     print(text_table(("patch", *MOTION), rows))
