@@ -144,6 +144,7 @@ FLAGS = (
     Flag("threshold", "run", 0.5, "probability above which a pixel belongs to the object", probability),
     Flag("eval_clip_window", "run", 8, "frames that are processed together", positive_int),
     Flag("precision", "run", "fp32", "arithmetic", choices=lambda: PRECISIONS),
+    Flag("compile", "run", False, "torch.compile the network; the first clips or training steps take minutes"),
     Flag("output_dir", "run", "output", "folder of the results"),
     Flag(
         "input_path",
@@ -221,7 +222,6 @@ FLAGS = (
     Flag("clip_max_norm", "train", 1.0, "largest norm of the gradient; 0 does not clip", natural_float),
     Flag("augm_resize", "train", False, "random sizes and colours of the training frames"),
     Flag("activation_checkpointing", "train", False, "less memory for more time: recompute in the backward pass"),
-    Flag("compile", "train", False, "torch.compile the network; the first steps take minutes"),
     Flag("no_evaluation", "train", False, "do not evaluate after each epoch"),
     Flag("resume_optimizer", "safety", False, "take optimizer and schedule from --resume too"),
     Flag("start_epoch", "safety", 0, "number of the first epoch, for checkpoints that do not say theirs", natural_int),

@@ -26,9 +26,10 @@ from configs.schema import PRECISIONS, PROTOCOLS
 from datasets.transforms import evaluation_size, resize_frame, to_network_input
 from engine.runtime import float32_arithmetic
 from models.padding import Padding
-from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
+from models.static_step import FrameMasks
+from models.stream import is_compiled, open_stream
 from util.errors import InputError
 from util.paths import atomic_write
 
@@ -141,7 +142,7 @@ class VideoSession:
         self.protocol = protocol
         self.precision = precision
         self.tokens = model.tokenizer(self.expressions).to(model.device)
-        self.memory = model.new_session()
+        self.memory = open_stream(model, len(self.expressions))
         self.frame_size: tuple[int, int] | None = None
         self.frames_done = 0
         self._padding: Padding | None = None
@@ -186,7 +187,7 @@ class VideoSession:
         try:
             results = self._segment(self._waiting)
         except BaseException:
-            self.memory.load_state_dict(before, self.model.device)
+            self.memory.load_state_dict(before)
             raise
         self._waiting = []
         self.frames_done += len(results)
@@ -219,24 +220,27 @@ class VideoSession:
             frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
             features = self.model.encode(frames[None], self.tokens, padding=self.padding_of(clip))
             for t in range(len(clip)):
-                decoded = self.model.step(features.frame(t), self.memory).decoded
-                results.append(self.result_of(self.frames_done + t, decoded, clip[t].shape[:2]))
+                masks = self.memory.step(features.frame(t))
+                results.append(self.result_of(self.frames_done + t, masks, clip[t].shape[:2]))
         return results
 
     def padding_of(self, clip: list[Frame]) -> Padding | None:
-        """What whole clips leave in the padding for those after them; a shorter last clip has none of its length."""
-        if len(clip) != self.window:
+        """What whole clips leave in the padding for those after them; a shorter last clip has none of its length.
+
+        Nothing where the network is compiled: one graph then serves the first clip and all others, of any frame size.
+        """
+        if len(clip) != self.window or is_compiled(self.model):
             return None
         if self._padding is None:
             self._padding = Padding((clip[0].shape[0], clip[0].shape[1]))
         return self._padding
 
-    def result_of(self, index: int, decoded: DecodedMask, size: Sequence[int]) -> FrameResult:
+    def result_of(self, index: int, masks: FrameMasks, size: Sequence[int]) -> FrameResult:
         """What a frame brought: its number, the masks of all expressions, (h, w) of the frame in the network input."""
         assert self.frame_size is not None
         side = self.model.config.sam2.image_size
-        logits = SAM2.enlarge(decoded.logits.float(), side)[:, : size[0], : size[1]]
-        return FrameResult(index, logits, self.frame_size, decoded.score.float(), decoded.iou.float())
+        logits = SAM2.enlarge(masks.logits.float(), side)[:, : size[0], : size[1]]
+        return FrameResult(index, logits, self.frame_size, masks.scores.float(), masks.ious.float())
 
     def save(self, path: str | Path) -> None:
         """Write everything needed to go on later (not the weights), atomically."""
@@ -280,7 +284,7 @@ class VideoSession:
         session.frame_size = state["frame_size"] and (state["frame_size"][0], state["frame_size"][1])
         session.frames_done = state["frames_done"]
         session._waiting = [frame.numpy() for frame in state["waiting"]]
-        session.memory.load_state_dict(state["memory"], model.device)
+        session.memory.load_state_dict(state["memory"])
         return session
 
 

@@ -19,7 +19,7 @@ from models.conditional_memory_encoder import ConditionalMemoryEncoder, switched
 from models.hub import HubMixin
 from models.padding import Padding
 from models.sam2.hiera import PATCH_STRIDE
-from models.sam2.layers import band_rows
+from models.sam2.layers import band_rows, in_bands
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
 from models.session import Session
@@ -50,6 +50,12 @@ class FrameFeatures:
         sparse, keep = self.prompts
         fine = (self.fine[0][samples], self.fine[1][samples])
         return FrameFeatures(self.map[samples], fine, (sparse[samples], None if keep is None else keep[samples]))
+
+    def packed(self) -> FrameFeatures:
+        """The same where the strides do not tell the length of the clip."""
+        sparse, keep = self.prompts
+        fine = (self.fine[0].contiguous(), self.fine[1].contiguous())
+        return FrameFeatures(self.map.contiguous(), fine, (sparse.contiguous(), keep))
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,8 @@ class SAMWISE(nn.Module, HubMixin):
         assert padding is None or outputs is None
         padding = padding or Padding((frames.shape[-2], frames.shape[-1]))
         words, text, layers_run = tokens.words, self.text_encoder.embeddings(tokens), 0
-        first, levels, x = self.config.fusion_stages[0], list[Tensor](), self._embed(frames, padding)
+        first, x = self.config.fusion_stages[0], self._embed(frames, padding)
+        levels: list[Tensor] = []
         for stage in range(len(self.sam.image_encoder.trunk.stage_ends)):
             x = self._run_stage(stage, x, padding, shared=stage <= first)
             if stage in self.config.fusion_stages:
@@ -265,7 +272,7 @@ class SAMWISE(nn.Module, HubMixin):
         Returns:
             (n, H', W', channels').
         """
-        if torch.is_grad_enabled() or x.device.type != "cpu":
+        if not in_bands(x):
             return function(x)
         bands = [function(band) for frame in x.split(1) for band in frame.split(rows or x.shape[1], dim=1)]
         return torch.cat([band.flatten(0, 1) for band in bands]).unflatten(0, (x.shape[0], -1))
@@ -275,7 +282,7 @@ class SAMWISE(nn.Module, HubMixin):
         encoder = self.sam.sam_prompt_encoder
         if tokens.verbs is None:
             return encoder(text[:, 0]), None
-        most = int(tokens.verbs.sum(1).max())
+        most = tokens.most_verbs
         first = tokens.verbs.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         verbs = torch.take_along_dim(text, first[..., None], dim=1)
         keep = torch.take_along_dim(tokens.verbs, first, dim=1)

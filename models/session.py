@@ -94,4 +94,5 @@ class Session:
         self.frame_index = state["frame_index"]
         self._memories.extend(memory.to(device) for memory in state["memories"])
         self._pointers.extend(pointer.to(device) for pointer in state["pointers"])
-        self._last_switch = state["last_switch"]
+        switch = state["last_switch"]
+        self._last_switch = None if switch is None else switch.cpu()

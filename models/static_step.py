@@ -22,7 +22,7 @@ from models.sam2.mask_decoder import DecodedMask
 from models.sam2.memory_attention import MemoryAttentionLayer, RotaryAttention
 from models.sam2.position_encoding import rotary_table, rotate, sine_2d
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
-from models.samwise import SAMWISE
+from models.samwise import SAMWISE, FrameFeatures
 
 
 class StreamState(NamedTuple):
@@ -63,7 +63,7 @@ def without_parts(module: nn.Module, names: set[str]) -> nn.Module:
 
 
 class StaticStep(nn.Module):
-    """See the module's first line. Evaluation only; without motion prompts.
+    """See the module's first line. Evaluation only.
 
     Args:
         model: the network; its parameters are shared.
@@ -76,7 +76,6 @@ class StaticStep(nn.Module):
 
     def __init__(self, model: SAMWISE) -> None:
         super().__init__()
-        assert not model.config.motion_prompt, "the number of prompts would depend on the sentence"
         self.config = model.config
         sam = without_parts(model.sam, {"image_encoder"})
         assert isinstance(sam, SAM2)
@@ -101,30 +100,25 @@ class StaticStep(nn.Module):
             torch.zeros((), dtype=torch.long, device=like.device),
         )
 
-    def forward(
-        self, features: Tensor, fine: Tensor, middle: Tensor, prompts: Tensor, state: StreamState
-    ) -> tuple[FrameMasks, StreamState]:
+    def forward(self, frame: FrameFeatures, state: StreamState) -> tuple[FrameMasks, StreamState]:
         """Segment one frame and remember it.
 
         Args:
-            features: (E, N, C), the stride-16 map.
-            fine: (E or 1, C / 8, S / 4, S / 4), high-resolution features.
-            middle: (E or 1, C / 4, S / 8, S / 8), the same of half the size.
-            prompts: (E, 3, C).
+            frame: of E expressions; high-resolution features that all of them share may be there once.
             state: of the video.
 
         Returns:
             The result, and the state for the next frame.
         """
-        grid, expressions = (self.side, self.side), features.shape[0]
-        high = (fine.expand(expressions, -1, -1, -1), middle.expand(expressions, -1, -1, -1))
+        features, prompts, grid = frame.map, frame.prompts, (self.side, self.side)
+        fine, middle = (x.expand(features.shape[0], -1, -1, -1) for x in frame.fine)
         conditioned = self._read_memory(features, state)
-        decoded = self.sam.decode(conditioned, (prompts, None), high, grid)
+        decoded = self.sam.decode(conditioned, prompts, (fine, middle), grid)
         pointer = self.sam.object_pointer(decoded)
         logits = self.sam.enlarge(decoded.logits, self.config.sam2.image_size)
         last_switch = state.last_switch
         if self.conditional_memory_encoder is not None:
-            memoryless = self.sam.decode(self.sam.without_memory(features), (prompts, None), high, grid)
+            memoryless = self.sam.decode(self.sam.without_memory(features), prompts, (fine, middle), grid)
             chosen = self._choose(pointer, memoryless, state)
             other = self.sam.enlarge(memoryless.logits, self.config.sam2.image_size)
             switched = switched_logits(self.config.switch_mem, logits, other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,17 @@ class TokenBatch:
         ids: (B, L) int64 token ids; `<s>` first, `</s>` last, then padding.
         words: (B, L) bool, False for padding.
         verbs: (B, L) bool, True for the tokens of verbs; None without motion prompts.
+        most_verbs: tokens of verbs of the sentence that has most; known here, so that no clip has to ask its device.
     """
 
     ids: Tensor
     words: Tensor
     verbs: Tensor | None = None
+    most_verbs: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.verbs is not None:
+            object.__setattr__(self, "most_verbs", int(self.verbs.sum(1).max()))
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same on another device."""

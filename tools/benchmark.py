@@ -3,6 +3,7 @@
     python tools/benchmark.py end_to_end --sam2_version tiny base   JPEG to PNG files: seconds, parts, FLOPs, memory
     python tools/benchmark.py end_to_end --compare REVISION         this tree against a git revision, alternating
     python tools/benchmark.py end_to_end --against "--precision bf16"    these settings against others, alternating
+    python tools/benchmark.py end_to_end --against "--compile"      the network as it is against compiled
     python tools/benchmark.py expressions --sam2_version tiny       E sentences in one batch against one
     python tools/benchmark.py linear                                the fused linear layer against PyTorch's own
     python tools/benchmark.py attention                             memory attention with narrow against wide values
@@ -48,7 +49,8 @@ from util.paths import atomic_write_json
 
 def settings_of(options: argparse.Namespace, version: str) -> Settings:
     """What the command line asks for, for one network."""
-    return Settings(version, options.expressions, options.window, options.precision, options.device)
+    given = (options.expressions, options.window, options.precision, options.device, options.compile)
+    return Settings(version, *given)
 
 
 def work(flops: float, seconds: float, rate: float) -> dict[str, float]:
@@ -112,6 +114,8 @@ def benchmark_end_to_end(options: argparse.Namespace) -> dict[str, Any]:
     """Every network alone, or two sides of each in turns."""
     if options.compare or options.against:
         return {version: compare(options, version) for version in options.sam2_version}
+    if options.compile:
+        raise InputError('a compiled network has no parts to measure: compare it, with --against "--compile"')
     results = {}
     for version in options.sam2_version:
         settings = settings_of(options, version)
@@ -189,6 +193,7 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     parser.add_argument("--repeats", type=int, default=3, help="clips that are timed (default 3)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, only where two sides are compared")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--compare", metavar="REVISION", help="measure a git revision in turns with this tree")
     parser.add_argument("--against", default="", metavar="FLAGS", help="what the other side is given on top")

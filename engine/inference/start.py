@@ -17,6 +17,7 @@ from models.checkpoint import read_checkpoint, stored_arguments
 from models.checkpoint_formats import arguments_of
 from models.model_folder import is_folder, read_folder_config, require_shipped
 from models.samwise import SAMWISE
+from models.stream import compile_network
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def load_network(config: ModelConfig, device: str, flags: Mapping[str, Any]) -> 
     Args:
         config: the architecture.
         device: value of `--device`.
-        flags: values of all flags; those that name weights decide what is loaded.
+        flags: values of all flags; those that name weights decide what is loaded, and `compile` whether it is compiled.
 
     Returns:
         The network on its device, and facts for run.json.
@@ -87,4 +88,6 @@ def load_network(config: ModelConfig, device: str, flags: Mapping[str, Any]) -> 
     weights = {name: flags[name] for name in _WEIGHTS}
     model, report = load_model(config, device=resolve_device(device), **weights)
     logger.info("%s", report.summary())
+    if flags["compile"]:
+        compile_network(model)
     return model, {"flags": dict(flags), "weights": describe_weights(report)}

@@ -8,20 +8,18 @@ Axes: B samples of one video, E samples of all videos, P prompt tokens, C width.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from datasets.transforms import to_network_input
 from engine.infer import Frame, FrameResult, VideoSession, autocast
 from engine.runtime import float32_arithmetic
-from models.sam2.mask_decoder import DecodedMask
 from models.samwise import FrameFeatures, Prompts
-from models.session import Session
+from models.static_step import FrameMasks
+from models.stream import open_stream
 
 
 def segment_together(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]]) -> list[list[FrameResult]]:
@@ -56,7 +54,9 @@ def _segment(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]])
     resized = [[own.checked(frame) for frame in clip] for own, clip in zip(sessions, clips, strict=True)]
     bounds = _bounds([len(own.expressions) for own in sessions])
     as_images = first.protocol == "paper" and length == 1
-    memory = model.new_session() if as_images else _join(model.new_session(), sessions)
+    memory = open_stream(model, sum(len(own.expressions) for own in sessions))
+    if not as_images:
+        memory.load_state_dict(_join([own.memory.state_dict() for own in sessions]))
     results: list[list[FrameResult]] = [[] for _ in sessions]
     with float32_arithmetic(first.precision), autocast(first.precision, model.device):
         encoded = []
@@ -65,12 +65,12 @@ def _segment(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]])
             encoded.append(model.encode(frames[None], own.tokens, padding=own.padding_of(clip)))
         for t in range(length):
             frame = _join_frames([features.frame(t) for features in encoded])
-            decoded = model.step(frame, memory).decoded
+            masks = memory.step(frame)
             for own, clip, rows, found in zip(sessions, resized, bounds, results, strict=True):
-                found.append(own.result_of(own.frames_done + t, _part(decoded, rows), clip[t].shape[:2]))
+                found.append(own.result_of(own.frames_done + t, _part(masks, rows), clip[t].shape[:2]))
     state = memory.state_dict()
     for own, rows in zip(sessions, bounds, strict=True):
-        own.memory.load_state_dict(_select(state, rows), model.device)
+        own.memory.load_state_dict(_select(state, rows))
         own.frames_done += length
     return results
 
@@ -81,24 +81,21 @@ def _bounds(counts: Sequence[int]) -> list[slice]:
     return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
-def _join(joined: Session, sessions: Sequence[VideoSession]) -> Session:
-    """The memories of all videos in one session."""
-    states = [own.memory.state_dict() for own in sessions]
+def _join(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The memories of all videos as those of one."""
     assert len({state["frame_index"] for state in states}) == 1, "videos that run together begin together"
     switches = [state["last_switch"] for state in states]
     if any(switch is not None for switch in switches):  # none so far counts as one in frame 0
         switches = [
-            torch.zeros(len(own.expressions), dtype=torch.long) if switch is None else switch
-            for own, switch in zip(sessions, switches, strict=True)
+            torch.zeros(state["pointers"][0].shape[0], dtype=torch.long) if switch is None else switch
+            for state, switch in zip(states, switches, strict=True)
         ]
-    state = {
+    return {
         "frame_index": states[0]["frame_index"],
         "memories": [torch.cat(parts) for parts in zip(*(state["memories"] for state in states), strict=True)],
         "pointers": [torch.cat(parts) for parts in zip(*(state["pointers"] for state in states), strict=True)],
         "last_switch": None if switches[0] is None else torch.cat(switches),
     }
-    joined.load_state_dict(state, sessions[0].model.device)
-    return joined
 
 
 def _select(state: Mapping[str, Any], rows: slice) -> dict[str, Any]:
@@ -133,7 +130,6 @@ def _join_prompts(prompts: Sequence[Prompts]) -> Prompts:
     return torch.cat(padded), None if everything else torch.cat(kept)
 
 
-def _part(decoded: DecodedMask, rows: slice) -> DecodedMask:
-    """What was decoded for some of the samples."""
-    values: dict[str, Tensor] = {item.name: getattr(decoded, item.name) for item in dataclasses.fields(decoded)}
-    return DecodedMask(**{name: value[rows] for name, value in values.items()})
+def _part(masks: FrameMasks, rows: slice) -> FrameMasks:
+    """What was found for some of the samples."""
+    return FrameMasks(*(value[rows] for value in masks))

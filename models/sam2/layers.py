@@ -107,6 +107,11 @@ def attend_narrow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out
 
 
+def in_bands(x: Tensor) -> bool:
+    """Whether to compute a map in parts that its caches hold: a CPU outside training that runs as it reads."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def band_rows(x: Tensor, rows: int, unit: int, tokens_per_row: int) -> int:
     """In bands of how many rows to compute what treats `unit` rows without the others.
 
@@ -118,7 +123,7 @@ def band_rows(x: Tensor, rows: int, unit: int, tokens_per_row: int) -> int:
         unit: 0 if all rows need each other.
         tokens_per_row: of all maps that are computed together.
     """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or unit == 0 or rows % unit:
+    if not in_bands(x) or unit == 0 or rows % unit:
         return rows
     return min(unit * max(BAND_TOKENS // (unit * tokens_per_row), 1), rows)
 

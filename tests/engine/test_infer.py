@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from engine.infer import STATE_FORMAT, FrameResult, VideoSession, open_session, stream
 from models.samwise import SAMWISE
-from tests.conftest import build_micro
+from models.stream import compile_network
+from tests.conftest import SMALLEST, build_micro
 from util.errors import InputError
 
 SENTENCES = ["the red disc", "a square that moves to the left", "it", "the third of four bars"]
@@ -96,6 +97,32 @@ def test_switches_survive_saving(tmp_path: Path) -> None:
     restored = VideoSession.restore(model, tmp_path / "state.pt")
     results += restored.feed(frames[7:]) + restored.flush()
     torch.testing.assert_close(stacked(results), expected, rtol=0, atol=0)
+
+
+def test_compiled_networks_give_the_same_masks_and_go_on_with_saved_sessions(tmp_path: Path) -> None:
+    """The steps of static shapes that they run, one by one as written: compilation itself is tested elsewhere."""
+    model, compiled = (build_micro(seed=2, **SMALLEST) for _ in range(2))
+    for network in (model, compiled):
+        with torch.no_grad():
+            network.conditional_memory_encoder.decision_class_head.bias.copy_(torch.tensor([-0.3, 0.3]))
+    compile_network(compiled, disable=True)
+    frames = video(22, 24, 32)  # the last clip is short
+    expected = list(stream(model, SENTENCES, frames, window=4))
+    found = {"compiled": list(stream(compiled, SENTENCES, frames, window=4))}
+    for before, after in ((model, compiled), (compiled, model)):
+        session = open_session(before, SENTENCES, window=4)
+        results = session.feed(frames[:14])  # two frames wait
+        session.save(tmp_path / "state.pt")
+        restored = VideoSession.restore(after, tmp_path / "state.pt")
+        results += restored.feed(frames[14:]) + restored.flush()
+        found["saved as it is" if before is model else "saved compiled"] = results
+        switches = restored.memory.state_dict()["last_switch"]
+        assert switches is not None
+        assert switches.any()
+    for results in found.values():
+        torch.testing.assert_close(stacked(results), stacked(expected), rtol=1e-5, atol=1e-5)
+        for one, other in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(one.masks(), other.masks())
 
 
 def test_two_sessions_at_once(micro_model: SAMWISE) -> None:

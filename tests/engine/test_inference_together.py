@@ -22,6 +22,7 @@ from engine.inference.run import merge_shards, run_benchmark
 from engine.inference.segment import decode_groups, decode_videos
 from engine.inference.together import segment_together
 from models.samwise import SAMWISE
+from models.stream import compile_network
 from tests import miniature
 from tests.benchmark_files import write_json
 from tests.conftest import build_micro
@@ -166,8 +167,8 @@ def clips(frames: np.ndarray, window: int) -> Iterator[np.ndarray]:
         yield frames[start : start + window]
 
 
-@pytest.mark.parametrize("protocol", ["paper", "fixed"])
-def test_logits_are_those_of_streams(protocol: str) -> None:
+@pytest.mark.parametrize(("protocol", "static"), [("paper", False), ("fixed", False), ("paper", True)])
+def test_logits_are_those_of_streams(protocol: str, static: bool) -> None:
     """Three videos of which the first ends with a clip of one frame, CME switches for some, one sentence is long."""
     model = build_micro(seed=2, switch_mem="avg")
     with torch.no_grad():
@@ -177,13 +178,18 @@ def test_logits_are_those_of_streams(protocol: str) -> None:
               ((9, (40, 60)), (12, (60, 31)), (12, (25, 25)))]  # fmt: skip
     sentences = [["a disc"], ["the square that can be seen at the bottom of it", "it"], ["the third of four bars"]]
     options = {"window": 4, "protocol": protocol}
+    expected_of = [
+        list(stream(model, texts, video, **options))  # type: ignore[arg-type]
+        for texts, video in zip(sentences, videos, strict=True)
+    ]
+    if static:
+        compile_network(model, disable=True)  # steps of static shapes, as written
     sessions = [open_session(model, own, **options) for own in sentences]  # type: ignore[arg-type]
     found: list[list[FrameResult]] = [[], [], []]
     for running in zip(*(clips(video, 4) for video in videos), strict=True):
         for number, results in enumerate(segment_together(sessions, running)):
             found[number] += results
-    for own, video, texts in zip(found, videos, sentences, strict=True):
-        expected = list(stream(model, texts, video, **options))  # type: ignore[arg-type]
+    for own, expected in zip(found, expected_of, strict=True):
         assert [result.index for result in own] == [result.index for result in expected]
         for one, other in zip(own, expected, strict=True):
             assert one.frame_size == other.frame_size

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from datasets.transforms import to_network_input
-from engine.infer import open_session
+from engine.infer import VideoSession, open_session
 from models.samwise import SAMWISE
-from models.static_step import StaticStep
+from models.stream import compile_network
 from tests.conftest import SMALLEST, build_micro
 
 SIDE, WINDOW = 32, 8
+SENTENCES = ["the red disc", "it"]
 LONG, MEASURED = 5000, 500  # frames, and after how many each there is a measurement
 
 
@@ -65,30 +65,13 @@ def test_a_long_stream_needs_no_more_than_a_short_one() -> None:
     assert max(resident) <= 1.02 * resident[0]
 
 
-def session_bytes(model: SAMWISE) -> Iterator[int]:
+def endless(session: VideoSession) -> Iterator[int]:
     """Segments without an end; after every clip the bytes of the state."""
-    session, frames = open_session(model, ["the red disc", "it"], window=WINDOW), noise()
+    frames = noise()
     while True:
         for start in range(0, len(frames), WINDOW):
             assert len(session.feed(frames[start : start + WINDOW])) == WINDOW
             yield session.nbytes
-
-
-def static_bytes(model: SAMWISE, step: Callable[..., Any]) -> Iterator[int]:
-    """The same with the step of static shapes."""
-    assert model.tokenizer is not None
-    tokens, frames = model.tokenizer(["the red disc", "it"]), list(noise())
-    with torch.inference_mode():  # as all later states: those made otherwise are compiled for once more
-        state = StaticStep(model).empty(2)
-    while True:
-        for start in range(0, len(frames), WINDOW):
-            clip = to_network_input(frames[start : start + WINDOW], SIDE)
-            with torch.inference_mode():
-                features = model.encode(clip[None], tokens)
-                for t in range(WINDOW):
-                    frame = features.frame(t)
-                    _, state = step(frame.map, *frame.fine, frame.prompts[0], state)
-            yield sum(value.nbytes for value in state)
 
 
 class CountedCompilation:
@@ -118,14 +101,25 @@ def assert_flat(stream: Iterator[int]) -> None:
 
 @pytest.mark.slow
 def test_five_thousand_frames_of_a_session() -> None:
-    assert_flat(session_bytes(switching_model()))
+    assert_flat(endless(open_session(switching_model(), SENTENCES, window=WINDOW)))
 
 
 @pytest.mark.slow
 def test_five_thousand_frames_compile_once() -> None:
-    """One graph without a break serves the first frame, the filling memory, the full one, and CME's decisions."""
+    """One graph of the encoder and one of the step, neither with a break, from the first frame to the last whole clip.
+
+    They serve the filling memory, the full one, CME's decisions, and a second video. HSA depends on the length of a
+    clip: a shorter last one has the encoder compiled once more, and the step not.
+    """
     model, backend = switching_model(), CountedCompilation()
     torch._dynamo.reset()
-    assert_flat(static_bytes(model, torch.compile(StaticStep(model), backend=backend, fullgraph=True)))
-    assert backend.graphs == 1
+    compile_network(model, backend=backend, fullgraph=True)
+    session = open_session(model, SENTENCES, window=WINDOW)
+    assert_flat(endless(session))
+    assert backend.graphs == 2
+    assert len(open_session(model, SENTENCES, window=WINDOW).feed(noise()[:, :, :20])) == len(noise())
+    assert backend.graphs == 2
+    assert len(session.feed(noise()[:3])) == 0
+    assert len(session.flush()) == 3
+    assert backend.graphs == 3
     torch._dynamo.reset()

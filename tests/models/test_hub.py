@@ -299,7 +299,7 @@ def test_a_stand_in_must_fit(saved: Path, tmp_path: Path) -> None:
 
 
 def flags(**given: Any) -> dict[str, Any]:
-    none = {"resume": None, "sam2_weights": None, "roberta": None, "untrained": False, "seed": 0}
+    none = {"resume": None, "sam2_weights": None, "roberta": None, "untrained": False, "seed": 0, "compile": False}
     return {"sam2_version": "nano", **none, **given}
 
 

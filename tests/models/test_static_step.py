@@ -1,15 +1,23 @@
-"""The step with static shapes gives what the session gives, from the first frame to well after the memory is full."""
+"""Frames with static shapes: what they give, what they leave behind, and that they decide on the device.
+
+One test holds both ways of segmenting a frame equal, from the first frame to well after the memory is full.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from models.samwise import SAMWISE
+from models.samwise import SAMWISE, FrameFeatures
 from models.static_step import StaticStep
-from tests.conftest import build_micro
+from models.stream import GrowingStream, StaticStream
+from models.tokenizer import TokenBatch
+from tests.conftest import SMALLEST, build_micro
 
 FRAMES, CLIP = 24, 8
+EXCHANGES = (3, 8, 19)  # frames before which each stream goes on where the other one stopped
 SENTENCES = ("the red disc", "a square that moves to the left", "it")
 
 
@@ -21,45 +29,88 @@ def inclined(model: SAMWISE, bias: float) -> SAMWISE:
     return model
 
 
+def tokens_of(model: SAMWISE) -> TokenBatch:
+    """`SENTENCES`; with motion prompts the first has two verbs, the second one, and the last none."""
+    assert model.tokenizer is not None
+    tokens = model.tokenizer(SENTENCES)
+    if not model.config.motion_prompt:
+        return tokens
+    verbs = torch.zeros_like(tokens.words)
+    verbs[0, 2:4] = verbs[1, 5] = True
+    return TokenBatch(tokens.ids, tokens.words, verbs)
+
+
+def random_frames(model: SAMWISE, count: int) -> Iterator[FrameFeatures]:
+    """Frames of noise, encoded in clips."""
+    torch.manual_seed(0)
+    tokens, side = tokens_of(model), model.config.sam2.image_size
+    for _ in range(0, count, CLIP):
+        features = model.encode(torch.randn(1, CLIP, 3, side, side), tokens)
+        yield from (features.frame(t) for t in range(CLIP))
+
+
 @pytest.mark.parametrize(
     ("version", "values", "bias", "switches"),
     [
         ("tiny", {}, 0.0, True),
-        ("tiny_2.1", {}, 50.0, True),
-        ("tiny", {"switch_mem": "avg", "cme_decision_window": 3}, 0.6, True),
-        ("tiny", {"switch_mem": "all_mask"}, 50.0, True),
-        ("tiny", {"use_cme_head": False, "pred_obj_score": False}, None, False),
+        ("tiny_2.1", SMALLEST, 50.0, True),
+        ("tiny", {**SMALLEST, "switch_mem": "avg", "cme_decision_window": 3}, 0.6, True),
+        ("tiny", {**SMALLEST, "switch_mem": "all_mask", "motion_prompt": True}, 50.0, True),
+        ("tiny", {**SMALLEST, "use_cme_head": False, "pred_obj_score": False}, None, False),
     ],
-    ids=str,
+    ids=["reweight", "version 2.1", "avg", "all_mask and verbs", "no CME"],
 )
-def test_every_frame_equals_the_sessions(
+@torch.inference_mode()
+def test_both_streams_give_the_same_masks(
     version: str, values: dict[str, object], bias: float | None, switches: bool
 ) -> None:
     model = build_micro(version, seed=2, **values)
     if bias is not None:
         inclined(model, bias)
-    assert model.tokenizer is not None
-    tokens, session, step = model.tokenizer(SENTENCES), model.new_session(), StaticStep(model)
-    state = step.empty(len(SENTENCES))
-    shapes = [value.shape for value in state]
-    torch.manual_seed(0)
+    growing, static = GrowingStream(model), StaticStream(StaticStep(model), len(SENTENCES))
+    size, masked = static.nbytes, 0.0
+    for number, frame in enumerate(random_frames(model, FRAMES)):
+        if number in EXCHANGES:
+            left = growing.state_dict()
+            growing.load_state_dict(static.state_dict())
+            static.load_state_dict(left)
+        expected, found = growing.step(frame), static.step(frame)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        assert torch.equal(found.logits > 0, expected.logits > 0)
+        masked += float((found.logits > 0).float().mean()) / FRAMES
+        one, other = static.state_dict(), growing.state_dict()
+        assert one["frame_index"] == other["frame_index"] == number + 1
+        none_yet = other["last_switch"] is None
+        assert one["last_switch"].tolist() == ([0, 0, 0] if none_yet else other["last_switch"].tolist())
+        for name in ("memories", "pointers"):
+            assert len(one[name]) == len(other[name])
+            torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-4)
+    assert static.nbytes == size
+    assert bool(one["last_switch"].any()) is switches
+    assert 0.01 < masked < 0.99
+
+
+def test_a_frame_is_one_graph_and_is_compiled_once() -> None:
+    """No decision leaves the device: the graph would break, which is an error here. 24 frames: the memory fills."""
+    model = inclined(build_micro(seed=2, **SMALLEST), 0.3)
+    step, graphs = StaticStep(model), []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    torch._dynamo.reset()
+    step.compile(backend=count, fullgraph=True)
     with torch.inference_mode():
-        for _ in range(FRAMES // CLIP):
-            features = model.encode(torch.randn(1, CLIP, 3, 64, 64), tokens)
-            for t in range(CLIP):
-                frame = features.frame(t)
-                expected = model.step(frame, session).decoded
-                found, state = step(frame.map, *frame.fine, frame.prompts[0], state)
-                torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-4)
-                torch.testing.assert_close(found.ious, expected.iou, rtol=1e-4, atol=1e-4)
-                torch.testing.assert_close(found.scores, expected.score, rtol=1e-4, atol=1e-4)
-                last = session.state_dict()["last_switch"]
-                assert state.last_switch.tolist() == ([0, 0, 0] if last is None else last.tolist())
-    assert [value.shape for value in state] == shapes
-    assert bool(state.last_switch.any()) is switches
-    assert int(state.frame_index) == FRAMES
-    torch.testing.assert_close(state.memories, torch.stack(session.memories, dim=1), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(state.pointers, torch.stack(session.pointers, dim=1), rtol=1e-4, atol=1e-4)
+        compiled, plain = StaticStream(step, len(SENTENCES)), StaticStream(StaticStep(model), len(SENTENCES))
+        for number, frame in enumerate(random_frames(model, FRAMES)):
+            if number in EXCHANGES:
+                compiled.load_state_dict(plain.state_dict())
+            torch.testing.assert_close(compiled.step(frame).logits, plain.step(frame).logits, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
+    assert compiled.state_dict()["last_switch"].any()
+    torch._dynamo.reset()
 
 
 def test_parts_are_shared_and_the_image_encoder_is_left_out(micro_model: SAMWISE) -> None:

@@ -52,7 +52,7 @@ def pipeline(micro_model: SAMWISE, tmp_path: Path, small_files: None) -> Iterato
 def test_a_clip_from_files_to_files(pipeline: Pipeline, tmp_path: Path) -> None:
     pipeline.fill()
     assert pipeline.session.frames_done == FILLING
-    assert len(pipeline.session.memory.pointers) == 15
+    assert len(pipeline.session.memory.state_dict()["pointers"]) == 15
     assert pipeline.clip().frames == 4
     masks = sorted((tmp_path / "masks").rglob("*.png"))
     assert len(masks) == 2 * 16
@@ -125,5 +125,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         benchmark.main(["linear", "--repeats", "0"])
     with pytest.raises(InputError, match="git worktree"):
         benchmark.main(["end_to_end", "--compare", "no-such-revision"])
+    with pytest.raises(InputError, match="compiled network has no parts"):
+        benchmark.main(["end_to_end", "--compile"])
     against = benchmark.parse(["end_to_end", "--window", "4"], benchmark.parse(["end_to_end", "--expressions", "3"]))
     assert (against.window, against.expressions) == (4, 3)

@@ -55,6 +55,7 @@ class Settings:
         window: frames per clip.
         precision: `fp32`, `tf32` or `bf16`.
         device: of the network.
+        compile: whether the network is compiled.
     """
 
     version: str
@@ -62,6 +63,7 @@ class Settings:
     window: int = 8
     precision: str = "fp32"
     device: str = "cpu"
+    compile: bool = False
 
 
 @dataclass
@@ -82,7 +84,12 @@ class Clip:
 def random_model(settings: Settings) -> SAMWISE:
     """A network with HSA and CME and random weights; they do not change the work."""
     config = load_model_config(settings.version, hsa=True, use_cme_head=True)
-    return load_model(config, untrained=True, device=settings.device)[0]
+    model = load_model(config, untrained=True, device=settings.device)[0]
+    if settings.compile:
+        from models.stream import compile_network
+
+        compile_network(model)
+    return model
 
 
 def write_jpegs(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from models import cmt_adapter
-from models.samwise import SAMWISE
+from models.samwise import SAMWISE, FrameFeatures
 from models.static_step import StaticStep, StreamState, without_parts
 from models.tokenizer import TokenBatch
 from util.errors import InputError
@@ -110,7 +110,7 @@ class FrameStep(nn.Module):
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """See `STEP_INPUTS` and `STEP_OUTPUTS`."""
         state = StreamState(memories, pointers, last_switch, frame_index)
-        result, after = self.step(features, fine, middle, prompts, state)
+        result, after = self.step(FrameFeatures(features, (fine, middle), (prompts, None)), state)
         return (*result, *after)
 
 

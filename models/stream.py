@@ -1,0 +1,169 @@
+"""Segmenting the frames of one video one after the other, in either of two ways that give the same masks.
+
+A CPU that runs the code as it is written reads the memories that there are and decodes a second time where CME looks:
+whatever is left out saves time. A GPU would have to wait for such decisions, and compiled code to be compiled for each
+number of memories: there every frame is a `StaticStep`. What is remembered is written in the same form by both, so that
+either goes on where the other stopped.
+
+Axes: E expressions, as in `models.session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+
+from models.samwise import SAMWISE, FrameFeatures
+from models.static_step import FrameMasks, StaticStep, StreamState
+
+_COMPILED: WeakKeyDictionary[SAMWISE, StaticStep] = WeakKeyDictionary()  # the step of each network that was compiled
+
+
+class Stream(Protocol):
+    """A video that is being segmented, and what is remembered of it."""
+
+    def step(self, frame: FrameFeatures) -> FrameMasks:
+        """Segment the next frame and remember it."""
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors held."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `Session.state_dict` returns; frames that follow do not change it."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned, of either kind of stream and on any device."""
+
+
+class GrowingStream:
+    """Reads the memories that there are, and decides on the host where CME looks.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: SAMWISE) -> None:
+        self._model = model
+        self._session = model.new_session()
+
+    def step(self, frame: FrameFeatures) -> FrameMasks:
+        """See `Stream`."""
+        decoded = self._model.step(frame, self._session).decoded
+        return FrameMasks(decoded.logits, decoded.score, decoded.iou)
+
+    def reset(self) -> None:
+        """See `Stream`."""
+        self._session.reset()
+
+    @property
+    def nbytes(self) -> int:
+        """See `Stream`."""
+        return self._session.nbytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Stream`."""
+        return self._session.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Stream`."""
+        self._session.load_state_dict(state, self._model.device)
+
+
+class StaticStream:
+    """Has room for everything from the first frame on, and never waits for the device.
+
+    Args:
+        static_step: of the network; all its streams may share it.
+        expressions: E.
+    """
+
+    _frame_index: int  # known here as well as on the device
+    _state: StreamState
+
+    def __init__(self, static_step: StaticStep, expressions: int) -> None:
+        self._static_step = static_step
+        self._expressions = expressions
+        self.reset()
+
+    def step(self, frame: FrameFeatures) -> FrameMasks:
+        """See `Stream`."""
+        masks, self._state = self._static_step(frame.packed(), self._state)
+        self._frame_index += 1
+        return masks
+
+    @torch.inference_mode()  # as the states that follow: code is compiled once more for any other kind of tensor
+    def reset(self) -> None:
+        """See `Stream`."""
+        self._frame_index = 0
+        self._state = self._static_step.empty(self._expressions)
+
+    @property
+    def nbytes(self) -> int:
+        """See `Stream`."""
+        return sum(value.numel() * value.element_size() for value in self._state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Stream`."""
+        memories, pointers = self._state.memories.unbind(1), self._state.pointers.unbind(1)
+        return {
+            "frame_index": self._frame_index,
+            "memories": [memory.clone() for memory in memories[max(len(memories) - self._frame_index, 0) :]],
+            "pointers": [pointer.clone() for pointer in pointers[: self._frame_index]],
+            "last_switch": self._state.last_switch,
+        }
+
+    @torch.inference_mode()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Stream`."""
+        self.reset()
+        self._frame_index = state["frame_index"]
+        self._state.frame_index.fill_(self._frame_index)
+        for age, memory in enumerate(reversed(state["memories"]), start=1):
+            self._state.memories[:, -age] = memory
+        for age, pointer in enumerate(state["pointers"]):
+            self._state.pointers[:, age] = pointer
+        if state["last_switch"] is not None:
+            self._state.last_switch.copy_(state["last_switch"])
+
+
+def open_stream(model: SAMWISE, expressions: int) -> Stream:
+    """Begin a video: with static shapes on a GPU and for a compiled network.
+
+    Args:
+        model: the network, on its device.
+        expressions: E.
+    """
+    if model in _COMPILED:
+        return StaticStream(_COMPILED[model], expressions)
+    return StaticStream(StaticStep(model), expressions) if model.device.type == "cuda" else GrowingStream(model)
+
+
+def is_compiled(model: SAMWISE) -> bool:
+    """Whether `compile_network` was given the network."""
+    return model in _COMPILED
+
+
+def compile_network(model: SAMWISE, **options: Any) -> None:
+    """Compile what inference runs, the encoder and the step, when they are first needed.
+
+    Clips of one length with the same number of sentences and tokens share a graph of the encoder; the first clip of
+    another length or number has one more compiled, which serves further ones as well. The step depends on the number of
+    sentences alone (and of verbs, with motion prompts).
+
+    Args:
+        model: the network, on its device; what it computes stays the same up to rounding.
+        options: of `torch.compile`.
+    """
+    if is_compiled(model):
+        return
+    step = StaticStep(model)
+    step.compile(**options)
+    model.encode = torch.compile(model.encode, **options)  # type: ignore[method-assign]
+    _COMPILED[model] = step
