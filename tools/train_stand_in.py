@@ -34,7 +34,6 @@ from configs.loading import load_model_config
 from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
 from models.build import load_model
 from models.cmt_adapter import CMTAdapter
-from models.sam2.hiera import PATCH_STRIDE
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import Lessons
 from tools.stand_in.products import HalfProducts
@@ -117,11 +116,8 @@ def stages_of(args: argparse.Namespace) -> list[Stage]:
 
 def build(args: argparse.Namespace) -> SAMWISE:
     """The network, whose parameters all learn and of which nothing is dropped at random."""
-    config = load_model_config("nano", hsa=True)
-    if args.image_size is not None:
-        sides = (args.image_size // (PATCH_STRIDE << stage) for stage in config.fusion_stages)
-        patches = [min(patch, side) for patch, side in zip(config.hsa_patch_size, sides, strict=True)]
-        config = load_model_config("nano", hsa=True, sam2__image_size=args.image_size, hsa_patch_size=patches)
+    size = {} if args.image_size is None else {"sam2__image_size": args.image_size}
+    config = load_model_config("nano", hsa=True, **size)
     model, _ = load_model(config, untrained=True, roberta=args.roberta, seed=args.seed)
     if args.init is not None:
         model.load_state_dict(SAMWISE.from_pretrained(args.init).state_dict())
