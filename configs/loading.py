@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from configs.schema import SHIPPED_VERSIONS, ModelConfig, check_model_config, from_dict
+from configs.schema import SHIPPED_VERSIONS, ModelConfig, check_model_config, from_dict, map_side
 from util.errors import InputError
 
 CONFIG_DIR = Path(__file__).resolve().parent
@@ -35,7 +35,8 @@ def load_model_config(sam2_version: str = "base", text: str | None = None, **val
         sam2_version: one of `network_versions()`.
         text: name of a file in configs/text; None for the one that the version goes with.
         values: fields of `ModelConfig` to override (`hsa=True`, `cme_decision_window=4`, ...); nested fields are
-            written with a double underscore (`sam2__image_size=256`). All others have the version's own values.
+            written with a double underscore (`sam2__image_size=256`). All others have the version's own values. A
+            `hsa_patch_size` of 0 is the whole map.
 
     Raises:
         InputError: an unknown version or field, or a value that does not fit.
@@ -70,6 +71,10 @@ def _with_values(container: dict[Any, Any], values: Mapping[str, Any]) -> ModelC
         if not isinstance(node, dict) or leaf not in node:
             raise InputError(f"configuration has no field {name.replace('__', '.')!r}")
         node[leaf] = value
+    if 0 in container["hsa_patch_size"]:
+        sides = (map_side(container["sam2"]["image_size"], stage) for stage in container["fusion_stages"])
+        patches = zip(container["hsa_patch_size"], sides, strict=False)
+        container["hsa_patch_size"] = [patch or side for patch, side in patches]
     config = from_dict(ModelConfig, container)
     check_model_config(config)
     return config

@@ -174,6 +174,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise InputError(f"configuration {where}: expected {hint}, found {value!r}")
 
 
+def map_side(image_size: int, stage: int) -> int:
+    """Tokens along a side of the map that a Hiera stage gives."""
+    return image_size // (4 << stage)
+
+
 def check_model_config(config: ModelConfig) -> None:
     """Refuse combinations that no network can have, naming the flag to change.
 
@@ -193,7 +198,7 @@ def check_model_config(config: ModelConfig) -> None:
     if list(text) != sorted(set(text)) or not all(1 <= layer <= config.text.layers for layer in text):
         raise InputError(f"--fusion_stages_txt must rise from at least 1 to at most {config.text.layers}, found {text}")
     for stage, patch in zip(fusion, config.hsa_patch_size, strict=True):
-        side = config.sam2.image_size // (4 << stage)
+        side = map_side(config.sam2.image_size, stage)
         if config.hsa and (patch < 1 or side % patch):
             raise InputError(f"--HSA_patch_size {patch} does not divide the {side}x{side} map of stage {stage}")
     if config.adapter_dim < ADAPTER_HEADS or config.adapter_dim % ADAPTER_HEADS:

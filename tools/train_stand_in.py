@@ -3,7 +3,8 @@
     python3 tools/train_stand_in.py --data data/refshapes --roberta pretrain/nano-tokenizer --output output/stand-in
     python3 main_pretrain.py --sam2_version nano --sam2_weights output/stand-in ...
 
-Every parameter learns: in images first, then in clips. What is learned beside masks: tools/stand_in/lessons.py.
+Every parameter learns: in images first, then from glances at clips (two frames of each are segmented, without memory,
+which costs most), then in clips. What is learned beside masks: tools/stand_in/lessons.py.
 OUTPUT becomes a model folder; OUTPUT/training holds log.jsonl and, until the end, the state from which the same command
 goes on after an interruption. The data comes from tools/data/make_refshapes.py (layouts mevis and coco), the tokenizer
 from tools/train_tokenizer.py. With torchrun every process computes batches of its own.
@@ -32,10 +33,12 @@ if not __package__:  # run as a file: the project's folder has to be found
 from configs.loading import load_model_config
 from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
 from models.build import load_model
+from models.cmt_adapter import CMTAdapter
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import Lessons
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import SceneBatch, batches, read_scenes
+from tools.stand_in.tracking import begin_with_time
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
@@ -46,11 +49,14 @@ WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left 
 WEIGHT_DECAY, BETAS, MAX_NORM = 0.01, (0.9, 0.98), 1.0
 POSITION_SCALE = 0.5  # of the ramps that the position embedding begins with
 _LOGGED = 50  # steps between two lines of the log
+_GLANCES = 2  # frames of a clip that are segmented in a glance
+_SHOWN = ("iou", "dice", "velocity1", "tracking1")  # beside the bar
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: which scenes, frames of each, scenes in a step, sentences for each, and steps."""
+    """One part of the training: which scenes, frames of each, scenes in a step, sentences for each, steps, and
+    how many of the frames are segmented alone (0: all, with memory)."""
 
     name: str
     split: str
@@ -58,6 +64,7 @@ class Stage:
     scenes: int
     sentences: int
     steps: int
+    alone: int = 0
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,12 +74,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--roberta", required=True, help="folder of the tokenizer (tools/train_tokenizer.py makes it)")
     parser.add_argument("--output", type=Path, default=Path("output/stand-in"), help="default: output/stand-in")
     parser.add_argument("--init", type=Path, help="OUTPUT of an earlier training to begin from (default: random)")
-    parser.add_argument("--steps", type=int, nargs=2, default=(1500, 1200), metavar=("IMAGES", "CLIPS"),
-                        help="steps with images and with clips (default: 1500 1200)")  # fmt: skip
-    parser.add_argument("--scenes", type=int, nargs=2, default=(8, 2), metavar=("IMAGES", "CLIPS"),
-                        help="images and clips in a step (default: 8 2)")  # fmt: skip
-    parser.add_argument("--sentences", type=int, nargs=2, default=(4, 4), metavar=("IMAGES", "CLIPS"),
-                        help="for each image and clip of a step (default: 4 4)")  # fmt: skip
+    parts = ("IMAGES", "GLANCES", "CLIPS")
+    parser.add_argument("--steps", type=int, nargs=3, default=(1500, 600, 600), metavar=parts,
+                        help="steps with images, glances at clips, and clips (default: 1500 600 600)")  # fmt: skip
+    parser.add_argument("--scenes", type=int, nargs=3, default=(8, 6, 2), metavar=parts,
+                        help="images and clips in a step (default: 8 6 2)")  # fmt: skip
+    parser.add_argument("--sentences", type=int, nargs=3, default=(4, 2, 4), metavar=parts,
+                        help="for each image and clip of a step (default: 4 2 4)")  # fmt: skip
     parser.add_argument("--frames", type=int, default=6, help="of a clip (default: 6)")
     parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
     parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
@@ -92,10 +100,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def stages_of(args: argparse.Namespace) -> list[Stage]:
-    """Images, then clips; without those that have no steps."""
+    """Images, glances, clips; without those that have no steps."""
+    parts = (
+        ("images", "image_train", 1, 0),
+        ("glances", "train", args.frames, _GLANCES),
+        ("clips", "train", args.frames, 0),
+    )
+    numbers = zip(parts, args.scenes, args.sentences, args.steps, strict=True)
     stages = [
-        Stage("images", "image_train", 1, args.scenes[0], args.sentences[0], args.steps[0]),
-        Stage("clips", "train", args.frames, args.scenes[1], args.sentences[1], args.steps[1]),
+        Stage(name, split, frames, scenes, sentences, steps, alone)
+        for (name, split, frames, alone), scenes, sentences, steps in numbers
     ]
     return [stage for stage in stages if stage.steps]
 
@@ -109,6 +123,9 @@ def build(args: argparse.Namespace) -> SAMWISE:
         model.load_state_dict(SAMWISE.from_pretrained(args.init).state_dict())
     else:
         begin_with_position(model)
+        for adapter in model.cmt_adapters:
+            if isinstance(adapter, CMTAdapter) and adapter.patch is not None:
+                begin_with_time(adapter)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -232,7 +249,7 @@ class StandInTraining:
             self.done += 1
             if self.done % _LOGGED == 0:
                 self._log(stage, {key: value / _LOGGED for key, value in sums.items()})
-                bar.set_postfix(iou=f"{sums['iou'] / _LOGGED:.3f}", dice=f"{sums['dice'] / _LOGGED:.3f}")
+                bar.set_postfix({key: f"{sums[key] / _LOGGED:.3f}" for key in _SHOWN if key in sums})
                 sums = {}
             told = stop.agreed(self.processes)
             if told or time.monotonic() - saved > 60 * self.args.checkpoint_minutes:
@@ -245,8 +262,9 @@ class StandInTraining:
         rate = learning_rate(self.done, stage.steps) * self.args.lr
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        alone = [(self.done + place * stage.frames // stage.alone) % stage.frames for place in range(stage.alone)]
         with HalfProducts() if self.args.half_products else contextlib.nullcontext():
-            outcome = self.lessons(self.model, batch)
+            outcome = self.lessons(self.model, batch, alone)
         self.optimizer.zero_grad()
         torch.stack(list(outcome.losses.values())).sum().backward()
         self._share_gradients()

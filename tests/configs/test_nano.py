@@ -58,6 +58,7 @@ def test_values_of_a_network_are_changed() -> None:
     assert change_model_config(config) == config
     changed = change_model_config(config, hsa=True, text__layers=5)
     assert (changed.sam2, changed.hsa, changed.text.layers) == (config.sam2, True, 5)
+    assert config.hsa_patch_size == (8, 20, 10)  # 0: the whole map
     with pytest.raises(InputError, match=r"no field 'sam2\.nope'"):
         change_model_config(config, sam2__nope=1)
 

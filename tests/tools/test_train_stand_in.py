@@ -26,7 +26,7 @@ from tools.stand_in.lessons import (
 )
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_clause, read_scenes
-from tools.study import probe
+from tools.study import probe, reach
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import StopRequest
@@ -47,7 +47,7 @@ def refshapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(refshapes: Path) -> list[str]:
     """A command line for a few small steps."""
     vocabulary = save_vocabulary(refshapes.parent / "vocabulary")
-    sizes = ["--scenes", "2", "1", "--sentences", "2", "2", "--frames", "3", "--image_size", str(SIDE)]
+    sizes = ["--scenes", "2", "1", "1", "--sentences", "2", "1", "2", "--frames", "3", "--image_size", str(SIDE)]
     return ["--data", str(refshapes), "--roberta", str(vocabulary), *sizes]
 
 
@@ -58,7 +58,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_every_part_learns_and_an_interruption_changes_nothing(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = [*quick, "--half_products", "--steps", "2", "2", "--output"]
+    command = [*quick, "--half_products", "--steps", "2", "1", "2", "--output"]
     args = train_stand_in.parse_args([*command, str(tmp_path / "whole")])
     before = {key: value.clone() for key, value in train_stand_in.build(args).state_dict().items()}
     train_stand_in.main([*command, str(tmp_path / "whole")])
@@ -67,7 +67,7 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
     for part in ("sam.image_encoder.trunk", "sam.memory_attention", "text_encoder", "cmt_adapters", "sam.sam_mask"):
         assert any(key.startswith(part) for key in learned), part
     assert not (tmp_path / "whole" / "training" / "state.pth").exists()
-    longer = [*quick, "--init", str(tmp_path / "whole"), "--output", str(tmp_path / "longer"), "--steps", "1", "0"]
+    longer = [*quick, "--init", str(tmp_path / "whole"), "--output", str(tmp_path / "longer"), "--steps", "1", "0", "0"]
     begun = train_stand_in.StandInTraining(train_stand_in.parse_args(longer), Processes())
     assert all(torch.equal(value, after[key]) for key, value in begun.model.state_dict().items())
     heads = torch.load(tmp_path / "whole" / train_stand_in.HEADS, weights_only=True)
@@ -75,13 +75,13 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
 
     steps = 0
 
-    def told_after_three(self: StopRequest, processes: Processes) -> str | None:
+    def told_after_four(self: StopRequest, processes: Processes) -> str | None:
         nonlocal steps
         steps += 1
-        return "SIGTERM" if steps == 3 else None
+        return "SIGTERM" if steps == 4 else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "agreed", told_after_three)
+        patch.setattr(StopRequest, "agreed", told_after_four)
         with pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
             train_stand_in.main([*command, str(tmp_path / "stopped")])
     with pytest.raises(InputError, match=r"another --lr"):
@@ -282,6 +282,29 @@ def test_a_network_is_probed(quick: list[str], refshapes: Path, tmp_path: Path) 
     assert all(0 <= value <= 1 for value in found["choice, relation"].values())
 
 
+def test_a_patch_knows_of_what_stays_in_it() -> None:
+    shares = torch.zeros(5, 8, 8, 2)
+    for frame in range(5):
+        shares[frame, 1, 2 + frame, 0] = 1.0
+        shares[frame, 6, 6, 1] = 0.5
+    whole, quarters = reach.inside_patches(shares, 8), reach.inside_patches(shares, 4)
+    columns = whole[0, 2, 0, 1::3]  # of the first object, two frames before to two after
+    assert columns.tolist() == [2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8]
+    assert whole[0, 2, 1, 1::3].tolist() == [6 / 8] * 5
+    assert whole[0, 0, 0, 1::3].tolist() == [2 / 8, 2 / 8, 2 / 8, 3 / 8, 4 / 8]  # the first frame is repeated
+    assert quarters[0, 2, 0, 2::3].tolist() == [1 / 16, 1 / 16, 0, 0, 0]
+    assert quarters[1, 2, 0, 1::3].tolist() == [0, 0, 0, 1 / 4, 2 / 4]
+
+
+def test_the_reach_of_patches_is_measured(refshapes: Path, tmp_path: Path) -> None:
+    command = ["--data", str(refshapes), "--patches", "24", "8", "12", "12", "--out", str(tmp_path / "x.json")]
+    reach.main(command)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["12 of 12"].keys() == set(probe.MOTION)
+    with pytest.raises(InputError, match="pairs of divisors"):
+        reach.main([*command, "--patches", "24", "7"])
+
+
 def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> None:
     lessons = Lessons(train_stand_in.build(train_stand_in.parse_args([*quick, "--output", str(tmp_path)])))
     assert lessons.named.out_features == sum(CLASSES) == sum(len(options) + 1 for options in PROPERTIES.values())
@@ -297,4 +320,4 @@ def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> No
 )
 def test_what_is_missing_is_named(quick: list[str], tmp_path: Path, change: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        train_stand_in.main([*quick, "--steps", "1", "0", "--output", str(tmp_path / "out"), *change])
+        train_stand_in.main([*quick, "--steps", "1", "0", "0", "--output", str(tmp_path / "out"), *change])

@@ -11,30 +11,35 @@ Axes: V clips, B samples (clip and sentence), T frames, S side of the network in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.cmt_adapter import CMTAdapter
 from models.losses import dice_loss, focal_loss
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE
 from models.samwise import SAMWISE, ClipFeatures
 from tools.stand_in.scenes import MAX_OBJECTS, PROPERTIES, QUANTITIES, SceneBatch
+from tools.stand_in.tracking import tracking_loss, watched
 
 # Values of each property, and 0: the ground, or a property that a sentence does not name.
 CLASSES = tuple(len(options) + 1 for options in PROPERTIES.values())
 _MATCH_DIM, _QUESTIONS = 64, 3  # meant, fitted by the noun, looked from: see `SceneBatch.members`
 _PLACE = 3  # column and row of the centre in sides of the input, logarithm of the area over that of the input
+_PLACE_SCALE = (8.0, 8.0, 1.0)  # a velocity is a small difference of places
 _MOTION = 3  # right and down in sides of the input per 16 frames, growth of the logarithm of the area per 8 frames
 _MOTION_SCALE = (16.0, 16.0, 8.0)
 # Of `QUANTITIES`, so that each spreads over about one unit.
 _SCALES = (4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0)
 _OBJECT_WEIGHT, _GROUND_WEIGHT = 4.0, 0.3
 FOCAL_WEIGHT, SCORE_WEIGHT, IOU_WEIGHT, PROPERTY_WEIGHT, PLACE_WEIGHT, MOTION_WEIGHT = 20.0, 0.1, 0.1, 0.25, 0.5, 1.0
-AMOUNT_WEIGHT, ASKED_WEIGHT = 1.0, 4.0
+AMOUNT_WEIGHT, ASKED_WEIGHT, TRACKING_WEIGHT, VELOCITY_WEIGHT = 1.0, 4.0, 0.2, 4.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Lessons(nn.Module):
         self.properties = nn.ModuleList(nn.Linear(width, sum(CLASSES)) for width in widths[:-1])
         self.place = nn.ModuleList(nn.Linear(width, _PLACE) for width in widths[1:])
         self.motion = nn.ModuleList(nn.Linear(width, _MOTION) for width in widths[1:])
+        self.velocity = nn.ModuleList(nn.Linear(model.config.adapter_dim, _MOTION) for _ in model.cmt_adapters)
         self.match = nn.ModuleList(nn.Linear(width, _QUESTIONS * (_MATCH_DIM + 1)) for width in widths[1:])
         self.sentence = nn.Linear(text.hidden_size, _QUESTIONS * _MATCH_DIM)
         self.amount = nn.ModuleList(nn.Linear(width, _MATCH_DIM) for width in widths[1:])
@@ -71,12 +77,15 @@ class Lessons(nn.Module):
         self.asked = nn.Linear(text.hidden_size, len(QUANTITIES))
         self.named = nn.Linear(text.hidden_size, sum(CLASSES))
 
-    def forward(self, model: SAMWISE, batch: SceneBatch) -> Outcome:
-        """Segment a batch and compare."""
+    def forward(self, model: SAMWISE, batch: SceneBatch, alone: Sequence[int] = ()) -> Outcome:
+        """Encode a batch, segment its frames in turn, or some of them alone, and compare."""
         assert model.tokenizer is not None
         outputs: list[Tensor] = []
-        features = model.encode(batch.frames, model.tokenizer(batch.texts), batch.clip_of, outputs)
-        losses, iou = mask_losses(segment(model, features), batch.targets)
+        adapters = cast(list[CMTAdapter], list(model.cmt_adapters))
+        with watched(adapters) as seen:
+            features = model.encode(batch.frames, model.tokenizer(batch.texts), batch.clip_of, outputs)
+        targets = batch.targets[:, list(alone)] if alone else batch.targets
+        losses, iou = mask_losses(segment(model, features, alone), targets)
         losses["named"] = self._named_loss(features, batch)
         losses["asked"] = ASKED_WEIGHT * F.smooth_l1_loss(self.asked(features.sentence), batch.asked, beta=0.3)
         place = object_place(batch.labels)
@@ -91,13 +100,22 @@ class Lessons(nn.Module):
                 losses[f"properties{stage}"] = self._property_loss(stage, x, labels, batch.properties[spread])
             if stage > 0:
                 answers = self.place[stage - 1](x)
-                losses[f"place{stage}"] = PLACE_WEIGHT * known_loss(answers, labels, place[spread])
+                truth = place[spread] * place.new_tensor(_PLACE_SCALE)
+                losses[f"place{stage}"] = PLACE_WEIGHT * known_loss(answers, labels, truth)
                 answers = self.motion[stage - 1](x)
                 losses[f"motion{stage}"] = MOTION_WEIGHT * known_loss(answers, labels, motion[spread])
                 answers = torch.einsum("bthwc,bc->bthw", self.amount[stage - 1](x), self.wanted(features.sentence))
                 answers = answers[..., None] / _MATCH_DIM**0.5
                 losses[f"amount{stage}"] = AMOUNT_WEIGHT * known_loss(answers, labels, amount)
                 losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
+        for number, (x, y) in seen.items() if batch.frames.shape[1] > 1 else ():
+            labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])
+            if adapters[number].patch == labels.shape[-1]:
+                spread = batch.clip_of if number else torch.arange(x.shape[0])
+                labels = labels[spread]
+                losses[f"tracking{number}"] = TRACKING_WEIGHT * tracking_loss(adapters[number], x, labels)
+                answers = self.velocity[number](y).view(*labels.shape, _MOTION)
+                losses[f"velocity{number}"] = VELOCITY_WEIGHT * known_loss(answers, labels, motion[spread])
         return Outcome(losses, iou)
 
     def _named_loss(self, features: ClipFeatures, batch: SceneBatch) -> Tensor:
@@ -142,14 +160,18 @@ def known_loss(answers: Tensor, labels: Tensor, table: Tensor) -> Tensor:
     return F.smooth_l1_loss(answers[known], truth[known], beta=0.3)
 
 
-def segment(model: SAMWISE, features: ClipFeatures) -> list[DecodedMask]:
-    """The masks of all frames; images need no memory."""
+def segment(model: SAMWISE, features: ClipFeatures, alone: Sequence[int] = ()) -> list[DecodedMask]:
+    """The masks of all frames, with memory where there are several; or of some frames alone, without."""
     length = features.map.shape[1]
-    if length == 1:
-        frame, side = features.frame(0), model.config.sam2.image_size // FEATURE_STRIDE
-        return [model.sam.decode(model.sam.without_memory(frame.map), frame.prompts, frame.fine, (side, side))]
-    session = model.new_session()
-    return [model.step(features.frame(t), session).decoded for t in range(length)]
+    if length > 1 and not alone:
+        session = model.new_session()
+        return [model.step(features.frame(t), session).decoded for t in range(length)]
+    side = model.config.sam2.image_size // FEATURE_STRIDE
+    frames = [features.frame(t) for t in alone or (0,)]
+    return [
+        model.sam.decode(model.sam.without_memory(frame.map), frame.prompts, frame.fine, (side, side))
+        for frame in frames
+    ]
 
 
 def mask_losses(frames: list[DecodedMask], targets: Tensor) -> tuple[dict[str, Tensor], float]:

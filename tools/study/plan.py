@@ -74,7 +74,7 @@ def stand_in_stages(places: Places, settings: Settings, seed: int, cuda: bool) -
         *(places.data / "coco" / name / f"instances_{name}_train.json" for name in ("refcoco", "refcoco+", "refcocog")),
     )
     vocabulary = ("tools/train_tokenizer.py", "--from", *map(shown, sentences), "--out", shown(places.tokenizer))
-    numbers = (settings.stand_in_image_steps, settings.stand_in_clip_steps)
+    numbers = (settings.stand_in_image_steps, settings.stand_in_glance_steps, settings.stand_in_clip_steps)
     device = ("--device", "cuda") if cuda else ()
     steps = ("--steps", *map(str, numbers)) if all(numbers) else ()
     command = (
@@ -90,11 +90,12 @@ def stand_in_stages(places: Places, settings: Settings, seed: int, cuda: bool) -
 def training_stages(places: Places, settings: Settings, seed: int) -> list[Stage]:
     """The recipe of the paper: images, then clips with HSA and CME; the result as a model folder.
 
-    The adapters begin with those that the stand-in learned with: fresh ones would need far longer.
+    The adapters begin with those that the stand-in learned with, HSA included: fresh ones would need far longer. (The
+    paper pre-trains without HSA; then what follows motion would have to be learned anew.)
     """
     folder = places.runs / PRETRAIN
     images = (
-        "main_pretrain.py", "--sam2_version", "nano", "--resume", shown(places.stand_in),
+        "main_pretrain.py", "--sam2_version", "nano", "--resume", shown(places.stand_in), "--HSA",
         "--dataset_file", "all", "--coco_path", shown(places.data / "coco"), "--num_frames", "1",
         "--batch_size", str(settings.pretrain_batch), *schedule(settings.pretrain_steps, settings.pretrain_lr),
         "--clip_max_norm", "0.1", "--disable_pred_obj_score", "--seed", str(seed), "--output_dir", shown(places.runs),

@@ -26,7 +26,8 @@ class Settings:
     videos: int = _number(50, "videos of each evaluation split")
     train_videos: int = _number(1600, "training videos")
     images: int = _number(6000, "training images")
-    stand_in_image_steps: int = _number(0, "steps of the stand-in on images; 0 0: the numbers of its tool")
+    stand_in_image_steps: int = _number(0, "steps of the stand-in on images; 0 0 0: the numbers of its tool")
+    stand_in_glance_steps: int = _number(0, "on glances at clips")
     stand_in_clip_steps: int = _number(0, "and on clips")
     pretrain_steps: int = _number(2000, "steps of main_pretrain.py")
     pretrain_batch: int = _number(32, "images of a step")
@@ -49,6 +50,7 @@ QUICK = Settings(
     train_videos=4,
     images=8,
     stand_in_image_steps=2,
+    stand_in_glance_steps=1,
     stand_in_clip_steps=2,
     pretrain_steps=2,
     pretrain_batch=4,
