@@ -183,6 +183,6 @@ def _faults(found: Sequence[str], sizes: Sizes, read: Read, workers: int) -> lis
 def _read_fault(read: Read, name: str, size: tuple[int, int]) -> str | None:
     try:
         data = read(name)
-    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
-        return f"is not readable ({error})"  # the last two: an encrypted file, an unknown compression
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        return f"is not readable ({error})"  # the last: an encrypted file or an unknown compression
     return mask_fault(data, size)

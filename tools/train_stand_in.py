@@ -33,12 +33,11 @@ if not __package__:  # run as a file: the project's folder has to be found
 from configs.loading import load_model_config
 from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
 from models.build import load_model
-from models.cmt_adapter import CMTAdapter
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import Lessons
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import SceneBatch, batches, read_scenes
-from tools.stand_in.tracking import begin_with_time
+from tools.stand_in.tracking import adapters_over_the_frame, begin_with_time
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
@@ -55,8 +54,11 @@ _SHOWN = ("iou", "dice", "velocity1", "tracking1")  # beside the bar
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the training: which scenes, frames of each, scenes in a step, sentences for each, steps, and
-    how many of the frames are segmented alone (0: all, with memory)."""
+    """One part of the training: which scenes, frames of each, scenes in a step, sentences for each, and steps.
+
+    Attributes:
+        alone: how many of the frames are segmented, each without memory; 0: all, with memory.
+    """
 
     name: str
     split: str
@@ -123,9 +125,8 @@ def build(args: argparse.Namespace) -> SAMWISE:
         model.load_state_dict(SAMWISE.from_pretrained(args.init).state_dict())
     else:
         begin_with_position(model)
-        for adapter in model.cmt_adapters:
-            if isinstance(adapter, CMTAdapter) and adapter.patch is not None:
-                begin_with_time(adapter)
+        for adapter in adapters_over_the_frame(model).values():
+            begin_with_time(adapter)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

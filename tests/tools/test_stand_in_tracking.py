@@ -82,7 +82,7 @@ def test_what_hsa_reads_is_seen_and_can_be_learned_from(adapter: CMTAdapter) -> 
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
-        with watched([adapter]) as seen:
+        with watched({0: adapter}) as seen:
             adapter.look(visual)
         loss = tracking_loss(adapter, seen[0][0], labels)
         optimizer.zero_grad()
@@ -90,7 +90,7 @@ def test_what_hsa_reads_is_seen_and_can_be_learned_from(adapter: CMTAdapter) -> 
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
-    with watched([adapter]) as seen:
+    with watched({0: adapter}) as seen:
         pass
     adapter.look(visual)
     assert not seen

@@ -13,20 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.cmt_adapter import CMTAdapter
 from models.losses import dice_loss, focal_loss
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE
 from models.samwise import SAMWISE, ClipFeatures
 from tools.stand_in.scenes import MAX_OBJECTS, PROPERTIES, QUANTITIES, SceneBatch
-from tools.stand_in.tracking import tracking_loss, watched
+from tools.stand_in.tracking import adapters_over_the_frame, tracking_loss, watched
 
 # Values of each property, and 0: the ground, or a property that a sentence does not name.
 CLASSES = tuple(len(options) + 1 for options in PROPERTIES.values())
@@ -69,7 +67,8 @@ class Lessons(nn.Module):
         self.properties = nn.ModuleList(nn.Linear(width, sum(CLASSES)) for width in widths[:-1])
         self.place = nn.ModuleList(nn.Linear(width, _PLACE) for width in widths[1:])
         self.motion = nn.ModuleList(nn.Linear(width, _MOTION) for width in widths[1:])
-        self.velocity = nn.ModuleList(nn.Linear(model.config.adapter_dim, _MOTION) for _ in model.cmt_adapters)
+        over_the_frame = map(str, adapters_over_the_frame(model))
+        self.velocity = nn.ModuleDict({key: nn.Linear(model.config.adapter_dim, _MOTION) for key in over_the_frame})
         self.match = nn.ModuleList(nn.Linear(width, _QUESTIONS * (_MATCH_DIM + 1)) for width in widths[1:])
         self.sentence = nn.Linear(text.hidden_size, _QUESTIONS * _MATCH_DIM)
         self.amount = nn.ModuleList(nn.Linear(width, _MATCH_DIM) for width in widths[1:])
@@ -81,7 +80,7 @@ class Lessons(nn.Module):
         """Encode a batch, segment its frames in turn, or some of them alone, and compare."""
         assert model.tokenizer is not None
         outputs: list[Tensor] = []
-        adapters = cast(list[CMTAdapter], list(model.cmt_adapters))
+        adapters = adapters_over_the_frame(model)
         with watched(adapters) as seen:
             features = model.encode(batch.frames, model.tokenizer(batch.texts), batch.clip_of, outputs)
         targets = batch.targets[:, list(alone)] if alone else batch.targets
@@ -109,13 +108,11 @@ class Lessons(nn.Module):
                 losses[f"amount{stage}"] = AMOUNT_WEIGHT * known_loss(answers, labels, amount)
                 losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
         for number, (x, y) in seen.items() if batch.frames.shape[1] > 1 else ():
-            labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])
-            if adapters[number].patch == labels.shape[-1]:
-                spread = batch.clip_of if number else torch.arange(x.shape[0])
-                labels = labels[spread]
-                losses[f"tracking{number}"] = TRACKING_WEIGHT * tracking_loss(adapters[number], x, labels)
-                answers = self.velocity[number](y).view(*labels.shape, _MOTION)
-                losses[f"velocity{number}"] = VELOCITY_WEIGHT * known_loss(answers, labels, motion[spread])
+            spread = batch.clip_of if number else torch.arange(x.shape[0])
+            labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])[spread]
+            losses[f"tracking{number}"] = TRACKING_WEIGHT * tracking_loss(adapters[number], x, labels)
+            answers = self.velocity[str(number)](y).view(*labels.shape, _MOTION)
+            losses[f"velocity{number}"] = VELOCITY_WEIGHT * known_loss(answers, labels, motion[spread])
         return Outcome(losses, iou)
 
     def _named_loss(self, features: ClipFeatures, batch: SceneBatch) -> Tensor:

@@ -10,14 +10,16 @@ Axes: B samples, T frames, p side of the map, A adapter width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from configs.schema import map_side
 from models.cmt_adapter import HEADS, CMTAdapter
 from models.sam2.position_encoding import sine_1d
+from models.samwise import SAMWISE
 
 SHIFTS = (1, -1, 2, -2, 3, -3)  # frames from the query to what a head looks at
 _LENGTH = 8  # frames that the heads begin with telling apart
@@ -53,19 +55,26 @@ def begin_with_time(adapter: CMTAdapter) -> None:
             values[head] = values[head - head % 2]
 
 
+def adapters_over_the_frame(model: SAMWISE) -> dict[int, CMTAdapter]:
+    """The adapters whose HSA patches cover the whole map, by their number."""
+    config = model.config
+    sides = [map_side(config.sam2.image_size, stage) for stage in config.fusion_stages]
+    return {
+        number: adapter
+        for number, (adapter, side) in enumerate(zip(model.cmt_adapters, sides, strict=True))
+        if isinstance(adapter, CMTAdapter) and adapter.patch == side
+    }
+
+
 @contextmanager
-def watched(adapters: list[CMTAdapter]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+def watched(adapters: Mapping[int, CMTAdapter]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
     """What the HSA of some adapters reads and gives meanwhile, by the adapter's number: (patches, T * p * p, A)."""
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def keep(number: int) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
         return lambda _, inputs, output: seen.update({number: (inputs[0], output)})
 
-    handles = [
-        adapter.hsa.register_forward_hook(keep(number))
-        for number, adapter in enumerate(adapters)
-        if adapter.patch is not None
-    ]
+    handles = [adapter.hsa.register_forward_hook(keep(number)) for number, adapter in adapters.items()]
     try:
         yield seen
     finally:
