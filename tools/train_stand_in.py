@@ -84,6 +84,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sentences", type=int, nargs=3, default=(4, 2, 4), metavar=parts,
                         help="for each image and clip of a step (default: 4 2 4)")  # fmt: skip
     parser.add_argument("--frames", type=int, default=6, help="of a clip (default: 6)")
+    parser.add_argument("--over_time", type=float, default=0.5, metavar="SHARE",
+                        help="of clips whose sentences about motion and order come first (default: 0.5)")  # fmt: skip
     parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
     parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
     parser.add_argument("--half_products", action="store_true",
@@ -96,6 +98,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(args, name)
         if min(value if isinstance(value, (list, tuple)) else [value]) < least:
             parser.error(f"--{name}: expected at least {least}")
+    if not 0 <= args.over_time <= 1:
+        parser.error(f"--over_time is {args.over_time}, expected a share between 0 and 1")
     if not args.lr > 0:
         parser.error(f"--lr is {args.lr}, expected a positive number")
     return args
@@ -239,6 +243,7 @@ class StandInTraining:
         source = batches(
             scenes, self.model.config.sam2.image_size, stage.frames, stage.scenes, stage.sentences,
             seed=self.args.seed, steps=range(self.done, stage.steps), processes=self.processes,
+            over_time=self.args.over_time if stage.frames > 1 else 0.0,
         )  # fmt: skip
         bar = tqdm(
             source, desc=stage.name, unit="step", total=stage.steps, initial=self.done,

@@ -25,7 +25,16 @@ from tools.stand_in.lessons import (
     shrink_labels,
 )
 from tools.stand_in.products import HalfProducts
-from tools.stand_in.scenes import PROPERTIES, batches, choose_frames, make_batch, read_clause, read_scenes
+from tools.stand_in.scenes import (
+    OVER_TIME,
+    PROPERTIES,
+    batches,
+    choose_frames,
+    make_batch,
+    order_sentences,
+    read_clause,
+    read_scenes,
+)
 from tools.study import probe, reach
 from util.distributed import Processes
 from util.errors import InputError
@@ -84,6 +93,8 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
         patch.setattr(StopRequest, "agreed", told_after_four)
         with pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
             train_stand_in.main([*command, str(tmp_path / "stopped")])
+    with pytest.raises(SystemExit, match="2"):
+        train_stand_in.main([*command, str(tmp_path / "stopped"), "--over_time", "1.5"])
     with pytest.raises(InputError, match=r"another --lr"):
         train_stand_in.main([*command, str(tmp_path / "stopped"), "--lr", "0.1"])
     train_stand_in.main([*command, str(tmp_path / "stopped")])
@@ -125,6 +136,16 @@ def test_a_step_has_its_scenes_whatever_came_before(refshapes: Path) -> None:
     assert shares[0] != shares[1]
     with pytest.raises(InputError, match="fewer than a step of 6"):
         next(batches(scenes, SIDE, 1, 3, 1, seed=0, steps=range(1), processes=Processes(0, 2)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_clips_has_its_sentences_over_time_first(share: float) -> None:
+    expressions = [{"kind": kind} for kind in ("appearance", "motion", "relation", "order", "several")]
+    orders = [order_sentences(expressions, share, np.random.default_rng(seed)) for seed in range(400)]
+    assert all(sorted(order) == [0, 1, 2, 3, 4] for order in orders)
+    assert {tuple(order[2:]) for order in orders} >= {(0, 2, 4), (4, 2, 0)}
+    first = [all(expressions[number]["kind"] in OVER_TIME for number in order[:2]) for order in orders]
+    assert np.mean(first) == pytest.approx(share + (1 - share) * 0.1, abs=0.08)  # by chance 2 * 1 of 5 * 4 orders
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(8, 8), (9, 8), (40, 8), (5, 8), (1, 1), (3, 2)])

@@ -48,6 +48,7 @@ _MOST = {
     "leaves": ("departure", -1, "candidates"),
 }  # fmt: skip
 MAX_OBJECTS = OBJECTS_PER_VIDEO  # more than a scene has
+OVER_TIME = ("motion", "order", "late_distractor")  # kinds of sentences that a single frame does not answer
 STRIDES, STRIDE_SHARES = (1, 2, 3), (0.5, 0.3, 0.2)  # distance in time of the frames of a clip
 _AHEAD = 3  # batches that are read before they are needed
 
@@ -208,7 +209,17 @@ def choose_frames(count: int, wanted: int, rng: np.random.Generator) -> list[int
     return [min(start + stride * place, count - 1) for place in range(wanted)]
 
 
-def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, rng: np.random.Generator) -> SceneBatch:
+def order_sentences(expressions: Sequence[Mapping[str, Any]], over_time: float, rng: np.random.Generator) -> list[int]:
+    """A random order in which, with the probability `over_time`, those of `OVER_TIME` come before the others."""
+    order = [int(number) for number in rng.permutation(len(expressions))]
+    if rng.random() < over_time:
+        order.sort(key=lambda number: expressions[number]["kind"] not in OVER_TIME)
+    return order
+
+
+def make_batch(
+    scenes: Sequence[Scene], side: int, frames: int, sentences: int, rng: np.random.Generator, over_time: float = 0.0
+) -> SceneBatch:
     """Read some scenes.
 
     Args:
@@ -217,6 +228,7 @@ def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, 
         frames: T, of each scene.
         sentences: different ones for each scene, repeated where it has fewer.
         rng: what is drawn: frames and sentences.
+        over_time: see `order_sentences`.
     """
     images, labels, texts, clip_of, targets, members, named = [], [], [], [], [], [], []
     asked, origins = [], []
@@ -226,7 +238,7 @@ def make_batch(scenes: Sequence[Scene], side: int, frames: int, sentences: int, 
         images.append(torch.from_numpy(image))
         labels.append(torch.from_numpy(label))
         properties[place, 1 : len(scene.properties) + 1] = torch.tensor(scene.properties)
-        order = rng.permutation(len(scene.expressions))
+        order = order_sentences(scene.expressions, over_time, rng)
         for number in range(sentences):
             expression = scene.expressions[order[number % len(order)]]
             texts.append(expression["exp"].lower())
@@ -308,6 +320,7 @@ def batches(
     seed: int,
     steps: range,
     processes: Processes,
+    over_time: float = 0.0,
 ) -> Iterator[SceneBatch]:
     """This process's batches of some steps, read ahead in a thread; step s is the same whatever came before it.
 
@@ -317,6 +330,7 @@ def batches(
         size: scenes in a batch of this process.
         seed, steps: what is drawn.
         processes: those that train together.
+        over_time: see `order_sentences`.
 
     Raises:
         InputError: there are too few scenes, or one cannot be read.
@@ -328,7 +342,8 @@ def batches(
         order = np.random.default_rng([seed, 0, epoch]).permutation(len(scenes))
         start = place * whole + processes.rank * size
         chosen = [scenes[index] for index in order[start : start + size]]
-        return make_batch(chosen, side, frames, sentences, np.random.default_rng([seed, 1, step, processes.rank]))
+        rng = np.random.default_rng([seed, 1, step, processes.rank])
+        return make_batch(chosen, side, frames, sentences, rng, over_time)
 
     if len(scenes) < whole:
         raise InputError(f"{len(scenes)} scenes are fewer than a step of {whole}: make more training data")
