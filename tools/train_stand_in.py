@@ -3,8 +3,10 @@
     python3 tools/train_stand_in.py --data data/refshapes --roberta pretrain/nano-tokenizer --output output/stand-in
     python3 main_pretrain.py --sam2_version nano --sam2_weights output/stand-in ...
 
-Every parameter learns: in images first, then from glances at clips (two frames of each are segmented, without memory,
-which costs most), then in clips. What is learned beside masks: tools/stand_in/lessons.py.
+Every parameter learns: words first, from sentences alone, then all else in images, then from glances at clips (two
+frames of each are segmented, without memory, which costs most), then in clips. What is learned beside masks:
+tools/stand_in/lessons.py.
+
 OUTPUT becomes a model folder; OUTPUT/training holds log.jsonl and, until the end, the state from which the same command
 goes on after an interruption. The data comes from tools/data/make_refshapes.py (layouts mevis and coco), the tokenizer
 from tools/train_tokenizer.py. With torchrun every process computes batches of its own.
@@ -18,10 +20,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -34,9 +37,10 @@ from configs.loading import load_model_config
 from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
 from models.build import load_model
 from models.samwise import SAMWISE
-from tools.stand_in.lessons import Lessons
+from tools.stand_in.lessons import Lessons, Outcome
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import SceneBatch, batches, read_scenes
+from tools.stand_in.sentences import SentenceBatch, SentenceSource
 from tools.stand_in.tracking import adapters_over_the_frame, begin_with_time
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
@@ -48,6 +52,7 @@ WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left 
 WEIGHT_DECAY, BETAS, MAX_NORM = 0.01, (0.9, 0.98), 1.0
 POSITION_SCALE = 0.5  # of the ramps that the position embedding begins with
 _LOGGED = 50  # steps between two lines of the log
+_SENTENCES = 128  # of a process's step, learned alone
 _GLANCES = 2  # frames of a clip that are segmented in a glance
 _SHOWN = ("iou", "dice", "velocity1", "tracking1")  # beside the bar
 
@@ -57,6 +62,7 @@ class Stage:
     """One part of the training: which scenes, frames of each, scenes in a step, sentences for each, and steps.
 
     Attributes:
+        split: "": no scenes, sentences alone.
         alone: how many of the frames are segmented, each without memory; 0: all, with memory.
     """
 
@@ -79,6 +85,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parts = ("IMAGES", "GLANCES", "CLIPS")
     parser.add_argument("--steps", type=int, nargs=3, default=(1500, 600, 600), metavar=parts,
                         help="steps with images, glances at clips, and clips (default: 1500 600 600)")  # fmt: skip
+    parser.add_argument("--sentence_steps", type=int, default=800,
+                        help=f"steps before these, with {_SENTENCES} sentences alone (default: 800)")  # fmt: skip
     parser.add_argument("--scenes", type=int, nargs=3, default=(8, 6, 2), metavar=parts,
                         help="images and clips in a step (default: 8 6 2)")  # fmt: skip
     parser.add_argument("--sentences", type=int, nargs=3, default=(4, 2, 4), metavar=parts,
@@ -94,7 +102,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--checkpoint_minutes", type=float, default=3, help="default: 3")
     args = parser.parse_args(argv)
-    for name, least in (("scenes", 1), ("steps", 0), ("sentences", 1), ("frames", 2)):
+    for name, least in (("scenes", 1), ("steps", 0), ("sentence_steps", 0), ("sentences", 1), ("frames", 2)):
         value = getattr(args, name)
         if min(value if isinstance(value, (list, tuple)) else [value]) < least:
             parser.error(f"--{name}: expected at least {least}")
@@ -106,14 +114,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def stages_of(args: argparse.Namespace) -> list[Stage]:
-    """Images, glances, clips; without those that have no steps."""
+    """Sentences, images, glances, clips; without those that have no steps."""
     parts = (
         ("images", "image_train", 1, 0),
         ("glances", "train", args.frames, _GLANCES),
         ("clips", "train", args.frames, 0),
     )
     numbers = zip(parts, args.scenes, args.sentences, args.steps, strict=True)
-    stages = [
+    stages = [Stage("sentences", "", 0, 0, 0, args.sentence_steps)]
+    stages += [
         Stage(name, split, frames, scenes, sentences, steps, alone)
         for (name, split, frames, alone), scenes, sentences, steps in numbers
     ]
@@ -237,53 +246,69 @@ class StandInTraining:
         self.state_file.unlink()
 
     def _run_stage(self, stage: Stage, stop: StopRequest) -> None:
-        scenes = read_scenes(self.args.data, stage.split)
+        sentences = SentenceSource(self.args.data)
         saved = time.monotonic()
         sums: dict[str, float] = {}
-        source = batches(
-            scenes, self.model.config.sam2.image_size, stage.frames, stage.scenes, stage.sentences,
-            seed=self.args.seed, steps=range(self.done, stage.steps), processes=self.processes,
-            over_time=self.args.over_time if stage.frames > 1 else 0.0,
-        )  # fmt: skip
         bar = tqdm(
-            source, desc=stage.name, unit="step", total=stage.steps, initial=self.done,
+            self._batches(stage), desc=stage.name, unit="step", total=stage.steps, initial=self.done,
             disable=not self.processes.is_main,
         )  # fmt: skip
         for batch in bar:
-            for key, value in self._step(batch.to(self.args.device), stage).items():
+            rng = np.random.default_rng([self.args.seed, 2, self.done, self.processes.rank])
+            alone = sentences.draw(_SENTENCES, rng)
+            for key, value in self._step(batch, alone, stage).items():
                 sums[key] = sums.get(key, 0.0) + value
             self.done += 1
             if self.done % _LOGGED == 0:
                 self._log(stage, {key: value / _LOGGED for key, value in sums.items()})
                 bar.set_postfix({key: f"{sums[key] / _LOGGED:.3f}" for key in _SHOWN if key in sums})
                 sums = {}
-            told = stop.agreed(self.processes)
-            if told or time.monotonic() - saved > 60 * self.args.checkpoint_minutes:
+            signal = stop.agreed(self.processes)
+            if signal or time.monotonic() - saved > 60 * self.args.checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
-            if told:
-                raise InputError(f"stopped by {told} after {self.done} steps of {stage.name}: the same command goes on")
+            if signal:
+                raise InputError(
+                    f"stopped by {signal} after {self.done} steps of {stage.name}: the same command goes on"
+                )
 
-    def _step(self, batch: SceneBatch, stage: Stage) -> dict[str, float]:
+    def _batches(self, stage: Stage) -> Iterable[SceneBatch | None]:
+        """What is left of a stage."""
+        steps = range(self.done, stage.steps)
+        if not stage.split:
+            return [None] * len(steps)
+        return batches(
+            read_scenes(self.args.data, stage.split), self.model.config.sam2.image_size, stage.frames, stage.scenes,
+            stage.sentences, seed=self.args.seed, steps=steps, processes=self.processes,
+            over_time=self.args.over_time if stage.frames > 1 else 0.0,
+        )  # fmt: skip
+
+    def _losses(self, batch: SceneBatch | None, sentences: SentenceBatch, stage: Stage) -> Outcome:
+        if batch is None:
+            return Outcome({"sentences": self.lessons.alone(self.model, sentences)})
+        alone = [(self.done + place * stage.frames // stage.alone) % stage.frames for place in range(stage.alone)]
+        return self.lessons(self.model, batch.to(self.args.device), alone, sentences)
+
+    def _step(self, batch: SceneBatch | None, sentences: SentenceBatch, stage: Stage) -> dict[str, float]:
         rate = learning_rate(self.done, stage.steps) * self.args.lr
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        alone = [(self.done + place * stage.frames // stage.alone) % stage.frames for place in range(stage.alone)]
         with HalfProducts() if self.args.half_products else contextlib.nullcontext():
-            outcome = self.lessons(self.model, batch, alone)
+            outcome = self._losses(batch, sentences, stage)
         self.optimizer.zero_grad()
         torch.stack(list(outcome.losses.values())).sum().backward()
-        self._share_gradients()
+        self._share_gradients(stage)
         norm = nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
         self.optimizer.step()
         values = {key: float(value.detach()) for key, value in outcome.losses.items()}
-        return values | {"iou": outcome.iou, "grad_norm": float(norm)}
+        found = {} if outcome.iou is None else {"iou": outcome.iou}
+        return values | found | {"grad_norm": float(norm)}
 
-    def _share_gradients(self) -> None:
+    def _share_gradients(self, stage: Stage) -> None:
         """The mean over processes."""
         if self.processes.size == 1:
             return
-        for parameter in self.parameters:
+        for parameter in self.parameters if stage.split else ():  # sentences teach the same in every process
             if parameter.grad is None:  # what did not take part, perhaps in this process alone
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]

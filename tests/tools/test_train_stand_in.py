@@ -28,13 +28,16 @@ from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import (
     OVER_TIME,
     PROPERTIES,
+    QUANTITIES,
     batches,
     choose_frames,
     make_batch,
     order_sentences,
     read_clause,
+    read_records,
     read_scenes,
 )
+from tools.stand_in.sentences import CLAUSE_WORDS, SentenceLessons, SentenceSource, describe
 from tools.study import probe, reach
 from util.distributed import Processes
 from util.errors import InputError
@@ -56,7 +59,10 @@ def refshapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(refshapes: Path) -> list[str]:
     """A command line for a few small steps."""
     vocabulary = save_vocabulary(refshapes.parent / "vocabulary")
-    sizes = ["--scenes", "2", "1", "1", "--sentences", "2", "1", "2", "--frames", "3", "--image_size", str(SIDE)]
+    sizes = [
+        "--scenes", "2", "1", "1", "--sentences", "2", "1", "2", "--sentence_steps", "1", "--frames", "3",
+        "--image_size", str(SIDE),
+    ]  # fmt: skip
     return ["--data", str(refshapes), "--roberta", str(vocabulary), *sizes]
 
 
@@ -84,13 +90,13 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
 
     steps = 0
 
-    def told_after_four(self: StopRequest, processes: Processes) -> str | None:
+    def told_after_five(self: StopRequest, processes: Processes) -> str | None:
         nonlocal steps
         steps += 1
-        return "SIGTERM" if steps == 4 else None
+        return "SIGTERM" if steps == 5 else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopRequest, "agreed", told_after_four)
+        patch.setattr(StopRequest, "agreed", told_after_five)
         with pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
             train_stand_in.main([*command, str(tmp_path / "stopped")])
     with pytest.raises(SystemExit, match="2"):
@@ -136,6 +142,45 @@ def test_a_step_has_its_scenes_whatever_came_before(refshapes: Path) -> None:
     assert shares[0] != shares[1]
     with pytest.raises(InputError, match="fewer than a step of 6"):
         next(batches(scenes, SIDE, 1, 3, 1, seed=0, steps=range(1), processes=Processes(0, 2)))
+
+
+def test_sentences_are_told_apart_without_pictures(refshapes: Path, quick: list[str], tmp_path: Path) -> None:
+    batch = describe(
+        [
+            {"exp": "The fastest one", "clause": "fastest"},
+            {"exp": "the slowest one", "clause": "slowest"},
+            {"exp": "the one that goes up", "clause": "moves up"},
+            {"exp": "the disc left of the green star", "clause": "left of 3"},
+            {"exp": "the red one", "clause": ""},
+        ]
+    )
+    assert batch.texts[0] == "the fastest one"
+    speed, down = (batch.asked[:, QUANTITIES.index(name)].tolist() for name in ("speed", "vy"))
+    assert (speed, down) == ([1, -1, 0, 0, 0], [0, 0, -1, 0, 0])
+    said = [{CLAUSE_WORDS[place] for place in row.nonzero().flatten().tolist()} for row in batch.clauses]
+    assert said == [{"fastest"}, {"slowest"}, {"moves", "up"}, {"left", "of"}, set()]
+
+    network = train_stand_in.build(train_stand_in.parse_args([*quick, "--output", str(tmp_path)]))
+    lessons = SentenceLessons(network)
+    optimizer = torch.optim.AdamW([*network.text_encoder.parameters(), *lessons.parameters()], lr=2e-3)
+    losses = []
+    for _ in range(60):
+        losses.append(lessons(network, batch))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.1 * losses[0]
+    assert all(parameter.grad is None for parameter in network.sam.parameters())
+
+    source = SentenceSource(refshapes)
+    drawn = source.draw(60, np.random.default_rng(0)).texts
+    known = {
+        item["exp"].lower(): item["kind"]
+        for record in read_records(refshapes, ("train", "image_train"))
+        for item in record["expressions"]
+    }
+    assert all(known[text] in OVER_TIME for text in drawn[1::2])
+    assert {known[text] for text in drawn[::2]} - set(OVER_TIME)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

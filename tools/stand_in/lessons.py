@@ -24,6 +24,7 @@ from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE
 from models.samwise import SAMWISE, ClipFeatures
 from tools.stand_in.scenes import MAX_OBJECTS, PROPERTIES, QUANTITIES, SceneBatch
+from tools.stand_in.sentences import SentenceBatch, SentenceLessons
 from tools.stand_in.tracking import adapters_over_the_frame, tracking_loss, watched
 
 # Values of each property, and 0: the ground, or a property that a sentence does not name.
@@ -46,11 +47,11 @@ class Outcome:
 
     Attributes:
         losses: to be summed, weights included.
-        iou: mean intersection over union of the masks, over frames in which the target is visible.
+        iou: mean intersection over union of the masks, over frames in which the target is visible; None without masks.
     """
 
     losses: dict[str, Tensor]
-    iou: float
+    iou: float | None = None
 
 
 class Lessons(nn.Module):
@@ -75,9 +76,12 @@ class Lessons(nn.Module):
         self.wanted = nn.Linear(text.hidden_size, _MATCH_DIM)
         self.asked = nn.Linear(text.hidden_size, len(QUANTITIES))
         self.named = nn.Linear(text.hidden_size, sum(CLASSES))
+        self.alone = SentenceLessons(model)
 
-    def forward(self, model: SAMWISE, batch: SceneBatch, alone: Sequence[int] = ()) -> Outcome:
-        """Encode a batch, segment its frames in turn, or some of them alone, and compare."""
+    def forward(
+        self, model: SAMWISE, batch: SceneBatch, alone: Sequence[int] = (), sentences: SentenceBatch | None = None
+    ) -> Outcome:
+        """Encode a batch, segment its frames in turn, or some of them alone, and compare; sentences alone as well."""
         assert model.tokenizer is not None
         outputs: list[Tensor] = []
         adapters = adapters_over_the_frame(model)
@@ -107,6 +111,8 @@ class Lessons(nn.Module):
                 answers = answers[..., None] / _MATCH_DIM**0.5
                 losses[f"amount{stage}"] = AMOUNT_WEIGHT * known_loss(answers, labels, amount)
                 losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
+        if sentences is not None:
+            losses["sentences"] = self.alone(model, sentences)
         for number, (x, y) in seen.items() if batch.frames.shape[1] > 1 else ():
             spread = batch.clip_of if number else torch.arange(x.shape[0])
             labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])[spread]

@@ -109,6 +109,23 @@ class SceneBatch:
         return replace(self, **moved)
 
 
+def read_records(root: Path, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """What refshapes.json says of the videos and images of some splits.
+
+    Raises:
+        InputError: it is missing or damaged, or holds nothing of these splits.
+    """
+    summary = read_json_object(root / SUMMARY)
+    if not summary or "videos" not in summary:
+        raise InputError(f"{root / SUMMARY} is missing or damaged: make the data set with tools/data/make_refshapes.py")
+    records = [record for record in summary["videos"] if record["split"] in splits]
+    if not records:
+        layouts = " ".join(sorted({"mevis" if split in FRAMES["mevis"] else "coco" for split in splits}))
+        tool = f"tools/data/make_refshapes.py --layouts {layouts}"
+        raise InputError(f"{root} holds no split {' or '.join(splits)}: make it with {tool}")
+    return records
+
+
 def read_scenes(root: Path, split: str) -> list[Scene]:
     """The scenes of a split.
 
@@ -119,13 +136,7 @@ def read_scenes(root: Path, split: str) -> list[Scene]:
     Raises:
         InputError: a file is missing or no such file.
     """
-    summary = read_json_object(root / SUMMARY)
-    if not summary or "videos" not in summary:
-        raise InputError(f"{root / SUMMARY} is missing or damaged: make the data set with tools/data/make_refshapes.py")
-    records = [record for record in summary["videos"] if record["split"] == split]
-    if not records:
-        layout = "mevis" if split == "train" else "coco"
-        raise InputError(f"{root} holds no split {split}: make it with tools/data/make_refshapes.py --layouts {layout}")
+    records = read_records(root, (split,))
     masks = _video_masks(root, split) if split in FRAMES["mevis"] else _image_masks(root)
     return [
         Scene(_frame_files(root, record), tuple(masks[record["name"]][: len(record["objects"])]),

@@ -77,6 +77,8 @@ def stand_in_stages(places: Places, settings: Settings, seed: int, cuda: bool) -
     numbers = (settings.stand_in_image_steps, settings.stand_in_glance_steps, settings.stand_in_clip_steps)
     device = ("--device", "cuda") if cuda else ()
     steps = ("--steps", *map(str, numbers)) if all(numbers) else ()
+    if settings.stand_in_sentence_steps:
+        steps = ("--sentence_steps", str(settings.stand_in_sentence_steps), *steps)
     command = (
         "tools/train_stand_in.py", "--data", shown(places.data), "--roberta", shown(places.tokenizer),
         "--output", shown(places.stand_in), "--seed", str(seed), *steps, *device,

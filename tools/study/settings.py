@@ -26,6 +26,7 @@ class Settings:
     videos: int = _number(50, "videos of each evaluation split")
     train_videos: int = _number(1600, "training videos")
     images: int = _number(6000, "training images")
+    stand_in_sentence_steps: int = _number(0, "steps of the stand-in on sentences; 0: the number of its tool")
     stand_in_image_steps: int = _number(0, "steps of the stand-in on images; 0 0 0: the numbers of its tool")
     stand_in_glance_steps: int = _number(0, "on glances at clips")
     stand_in_clip_steps: int = _number(0, "and on clips")
@@ -49,6 +50,7 @@ QUICK = Settings(
     videos=2,
     train_videos=4,
     images=8,
+    stand_in_sentence_steps=1,
     stand_in_image_steps=2,
     stand_in_glance_steps=1,
     stand_in_clip_steps=2,
