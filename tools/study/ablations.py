@@ -59,7 +59,7 @@ def ablation_stages(places: Places, settings: Settings, seeds: tuple[int, ...]) 
     mevis = places.data / "MeViS_release"
     if settings.ablation_videos < settings.videos:
         mevis = places.out / "ablation_data"
-        stages.append(split_of(places, GROUP, mevis, settings.ablation_videos))
+        stages.append(split_of(places, GROUP, mevis, settings.ablation_videos, late=True))
     changes = {**CME_WINDOWS, **CLIP_WINDOWS}
     for seed in seeds:
         for variant, trained in TRAINED.items():

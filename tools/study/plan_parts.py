@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.train.log import LOG_NAME
+from tools.data.make_refshapes import SUMMARY as FACTS
 from tools.study.places import PRETRAIN, SPLIT, Places
 from tools.study.runner import Stage, shown
 from tools.study.settings import Settings
@@ -74,8 +75,9 @@ def inference(
     return Stage(run, group, command, (places.scores(run),), results=partial(official, places.scores(run)))
 
 
-def split_of(places: Places, group: str, out: Path, videos: int) -> Stage:
-    """The first videos of the evaluation split, as a data set of their own."""
+def split_of(places: Places, group: str, out: Path, videos: int, *, late: bool = False) -> Stage:
+    """The first videos of the evaluation split, or first of those with late distractors, as a data set of their own."""
+    change = ("late", "--refshapes", shown(places.data / FACTS)) if late else ("first",)
     mevis = shown(places.data / "MeViS_release")
-    command = ("tools/study/splits.py", "first", mevis, "--videos", str(videos), "--out", shown(out))
+    command = ("tools/study/splits.py", *change, mevis, "--videos", str(videos), "--out", shown(out))
     return Stage(out.name, group, command, (out / SPLIT / "meta_expressions.json",))

@@ -36,7 +36,7 @@ class Settings:
     finetune_batch: int = _number(4, "clips of a step, also in the ablation")
     clip_frames: int = _number(8, "frames of a training clip")
     ablation_steps: int = _number(800, "steps of each training of the ablation")
-    ablation_videos: int = _number(50, "videos that the ablation is scored on")
+    ablation_videos: int = _number(50, "videos that the ablation is scored on, those with late distractors first")
     precision_videos: int = _number(10, "videos that kinds of arithmetic are compared on")
     num_workers: int = _number(2, "processes that read, score and draw data")
     pretrain_lr: float = 1e-4
