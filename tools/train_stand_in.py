@@ -255,8 +255,8 @@ class StandInTraining:
         )  # fmt: skip
         for batch in bar:
             rng = np.random.default_rng([self.args.seed, 2, self.done, self.processes.rank])
-            alone = sentences.draw(_SENTENCES, rng)
-            for key, value in self._step(batch, alone, stage).items():
+            drawn = sentences.draw(_SENTENCES, rng)
+            for key, value in self._step(batch, drawn, stage).items():
                 sums[key] = sums.get(key, 0.0) + value
             self.done += 1
             if self.done % _LOGGED == 0:
@@ -285,7 +285,7 @@ class StandInTraining:
 
     def _losses(self, batch: SceneBatch | None, sentences: SentenceBatch, stage: Stage) -> Outcome:
         if batch is None:
-            return Outcome({"sentences": self.lessons.alone(self.model, sentences)})
+            return Outcome({"sentences": self.lessons.words(self.model, sentences)})
         alone = [(self.done + place * stage.frames // stage.alone) % stage.frames for place in range(stage.alone)]
         return self.lessons(self.model, batch.to(self.args.device), alone, sentences)
 

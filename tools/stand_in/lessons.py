@@ -76,7 +76,7 @@ class Lessons(nn.Module):
         self.wanted = nn.Linear(text.hidden_size, _MATCH_DIM)
         self.asked = nn.Linear(text.hidden_size, len(QUANTITIES))
         self.named = nn.Linear(text.hidden_size, sum(CLASSES))
-        self.alone = SentenceLessons(model)
+        self.words = SentenceLessons(model)
 
     def forward(
         self, model: SAMWISE, batch: SceneBatch, alone: Sequence[int] = (), sentences: SentenceBatch | None = None
@@ -112,7 +112,7 @@ class Lessons(nn.Module):
                 losses[f"amount{stage}"] = AMOUNT_WEIGHT * known_loss(answers, labels, amount)
                 losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
         if sentences is not None:
-            losses["sentences"] = self.alone(model, sentences)
+            losses["sentences"] = self.words(model, sentences)
         for number, (x, y) in seen.items() if batch.frames.shape[1] > 1 else ():
             spread = batch.clip_of if number else torch.arange(x.shape[0])
             labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])[spread]
