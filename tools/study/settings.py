@@ -48,7 +48,7 @@ class Settings:
 
 QUICK = Settings(
     videos=2,
-    train_videos=4,
+    train_videos=6,
     images=8,
     stand_in_sentence_steps=1,
     stand_in_image_steps=2,
