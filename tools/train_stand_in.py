@@ -177,6 +177,7 @@ class StandInTraining:
             self.lessons.load_state_dict(torch.load(args.init / HEADS, map_location=args.device, weights_only=True))
         self.parameters = [*self.model.parameters(), *self.lessons.parameters()]
         self.stages = stages_of(args)
+        self.sentences = SentenceSource(args.data)
         self.folder = writable_folder(args.output / "training")
         self.state_file = self.folder / "state.pth"
         self.number = self.done = 0
@@ -246,7 +247,6 @@ class StandInTraining:
         self.state_file.unlink()
 
     def _run_stage(self, stage: Stage, stop: StopRequest) -> None:
-        sentences = SentenceSource(self.args.data)
         saved = time.monotonic()
         sums: dict[str, float] = {}
         bar = tqdm(
@@ -255,7 +255,7 @@ class StandInTraining:
         )  # fmt: skip
         for batch in bar:
             rng = np.random.default_rng([self.args.seed, 2, self.done, self.processes.rank])
-            drawn = sentences.draw(_SENTENCES, rng)
+            drawn = self.sentences.draw(_SENTENCES, rng)
             for key, value in self._step(batch, drawn, stage).items():
                 sums[key] = sums.get(key, 0.0) + value
             self.done += 1
@@ -284,10 +284,12 @@ class StandInTraining:
         )  # fmt: skip
 
     def _losses(self, batch: SceneBatch | None, sentences: SentenceBatch, stage: Stage) -> Outcome:
+        words = {"sentences": self.lessons.words(self.model, sentences)}
         if batch is None:
-            return Outcome({"sentences": self.lessons.words(self.model, sentences)})
+            return Outcome(words)
         alone = [(self.done + place * stage.frames // stage.alone) % stage.frames for place in range(stage.alone)]
-        return self.lessons(self.model, batch.to(self.args.device), alone, sentences)
+        outcome = self.lessons(self.model, batch.to(self.args.device), alone)
+        return Outcome(outcome.losses | words, outcome.iou)
 
     def _step(self, batch: SceneBatch | None, sentences: SentenceBatch, stage: Stage) -> dict[str, float]:
         rate = learning_rate(self.done, stage.steps) * self.args.lr

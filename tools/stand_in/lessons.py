@@ -24,7 +24,7 @@ from models.sam2.mask_decoder import DecodedMask
 from models.sam2.sam2 import FEATURE_STRIDE
 from models.samwise import SAMWISE, ClipFeatures
 from tools.stand_in.scenes import MAX_OBJECTS, PROPERTIES, QUANTITIES, SceneBatch
-from tools.stand_in.sentences import SentenceBatch, SentenceLessons
+from tools.stand_in.sentences import SentenceLessons, asked_loss
 from tools.stand_in.tracking import adapters_over_the_frame, tracking_loss, watched
 
 # Values of each property, and 0: the ground, or a property that a sentence does not name.
@@ -38,7 +38,7 @@ _MOTION_SCALE = (16.0, 16.0, 8.0)
 _SCALES = (4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0)
 _OBJECT_WEIGHT, _GROUND_WEIGHT = 4.0, 0.3
 FOCAL_WEIGHT, SCORE_WEIGHT, IOU_WEIGHT, PROPERTY_WEIGHT, PLACE_WEIGHT, MOTION_WEIGHT = 20.0, 0.1, 0.1, 0.25, 0.5, 1.0
-AMOUNT_WEIGHT, ASKED_WEIGHT, TRACKING_WEIGHT, VELOCITY_WEIGHT = 1.0, 4.0, 0.2, 4.0
+AMOUNT_WEIGHT, TRACKING_WEIGHT, VELOCITY_WEIGHT = 1.0, 0.2, 4.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,8 @@ class Lessons(nn.Module):
         self.named = nn.Linear(text.hidden_size, sum(CLASSES))
         self.words = SentenceLessons(model)
 
-    def forward(
-        self, model: SAMWISE, batch: SceneBatch, alone: Sequence[int] = (), sentences: SentenceBatch | None = None
-    ) -> Outcome:
-        """Encode a batch, segment its frames in turn, or some of them alone, and compare; sentences alone as well."""
+    def forward(self, model: SAMWISE, batch: SceneBatch, alone: Sequence[int] = ()) -> Outcome:
+        """Encode a batch, segment its frames in turn, or some of them alone, and compare."""
         assert model.tokenizer is not None
         outputs: list[Tensor] = []
         adapters = adapters_over_the_frame(model)
@@ -90,7 +88,7 @@ class Lessons(nn.Module):
         targets = batch.targets[:, list(alone)] if alone else batch.targets
         losses, iou = mask_losses(segment(model, features, alone), targets)
         losses["named"] = self._named_loss(features, batch)
-        losses["asked"] = ASKED_WEIGHT * F.smooth_l1_loss(self.asked(features.sentence), batch.asked, beta=0.3)
+        losses["asked"] = asked_loss(self.asked(features.sentence), batch.asked)
         place = object_place(batch.labels)
         motion = object_motion(place)
         amount = object_amount(batch, place, motion)
@@ -111,8 +109,6 @@ class Lessons(nn.Module):
                 answers = answers[..., None] / _MATCH_DIM**0.5
                 losses[f"amount{stage}"] = AMOUNT_WEIGHT * known_loss(answers, labels, amount)
                 losses[f"match{stage}"] = self._match_loss(stage, x, wanted, batch)
-        if sentences is not None:
-            losses["sentences"] = self.words(model, sentences)
         for number, (x, y) in seen.items() if batch.frames.shape[1] > 1 else ():
             spread = batch.clip_of if number else torch.arange(x.shape[0])
             labels = shrink_labels(batch.labels, outputs[model.config.fusion_stages[number]].shape[1])[spread]

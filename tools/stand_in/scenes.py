@@ -258,13 +258,18 @@ def make_batch(
             targets.append(members[-1][0][labels[-1].long()])
             named.append(_numbers(expression["noun"]))
             weights, origin = read_clause(expression["clause"])
-            asked.append([weights.get(name, 0.0) for name in QUANTITIES])
+            asked.append(as_row(weights))
             origins.append(ORIGINS.index(origin))
     return SceneBatch(
         torch.stack(images), torch.stack(labels), properties, texts, torch.tensor(clip_of), torch.stack(targets),
         torch.stack(members), torch.tensor(named), torch.tensor(asked), torch.tensor(origins),
         torch.stack([_history(scene) for scene in scenes]),
     )  # fmt: skip
+
+
+def as_row(weights: Mapping[str, float]) -> list[float]:
+    """Weights of `QUANTITIES`, of which all that are not named are zero."""
+    return [weights.get(name, 0.0) for name in QUANTITIES]
 
 
 def read_clause(clause: str) -> tuple[dict[str, float], str]:

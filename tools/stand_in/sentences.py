@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.samwise import SAMWISE
-from tools.stand_in.scenes import OVER_TIME, QUANTITIES, read_clause, read_records
+from tools.stand_in.scenes import OVER_TIME, QUANTITIES, as_row, read_clause, read_records
 
 # Of the clauses in refshapes.json.
 CLAUSE_WORDS = (
@@ -28,7 +28,7 @@ CLAUSE_WORDS = (
     "spins", "starts", "stays_in_picture", "stays_still", "stops", "stops_first", "stops_last", "stops_then_goes",
     "top", "topmost", "turns", "turns_aside", "turns_back", "up", "up-left", "up-right", "zigzags",
 )  # fmt: skip
-_ASKED_WEIGHT, _CLAUSE_WEIGHT = 4.0, 0.3
+ASKED_WEIGHT, CLAUSE_WEIGHT = 4.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,17 @@ class SentenceBatch:
 
 def describe(expressions: Sequence[Mapping[str, Any]]) -> SentenceBatch:
     """Expressions of refshapes.json as a batch."""
-    asked = torch.zeros(len(expressions), len(QUANTITIES))
+    asked = torch.tensor([as_row(read_clause(expression["clause"])[0]) for expression in expressions])
     clauses = torch.zeros(len(expressions), len(CLAUSE_WORDS))
     for row, expression in enumerate(expressions):
-        for name, weight in read_clause(expression["clause"])[0].items():
-            asked[row, QUANTITIES.index(name)] = weight
         for word in set(expression["clause"].split()) & set(CLAUSE_WORDS):
             clauses[row, CLAUSE_WORDS.index(word)] = 1
     return SentenceBatch([expression["exp"].lower() for expression in expressions], asked, clauses)
+
+
+def asked_loss(answers: Tensor, truth: Tensor) -> Tensor:
+    """Of what sentences ask for, both (B, len(QUANTITIES))."""
+    return ASKED_WEIGHT * F.smooth_l1_loss(answers, truth, beta=0.3)
 
 
 class SentenceSource:
@@ -100,7 +103,7 @@ class SentenceLessons(nn.Module):
         for stop, head in zip(self.stops, self.heads, strict=True):
             text, start = model.text_encoder.run_layers(text, tokens.words, start, stop), stop
             asked, clauses = head(text[:, 0]).split((len(QUANTITIES), len(CLAUSE_WORDS)), dim=1)
-            losses.append(_ASKED_WEIGHT * F.smooth_l1_loss(asked, batch.asked.to(asked.device), beta=0.3))
+            losses.append(asked_loss(asked, batch.asked.to(asked.device)))
             truth = batch.clauses.to(clauses.device)
-            losses.append(_CLAUSE_WEIGHT * F.binary_cross_entropy_with_logits(clauses, truth) * len(CLAUSE_WORDS))
+            losses.append(CLAUSE_WEIGHT * F.binary_cross_entropy_with_logits(clauses, truth) * len(CLAUSE_WORDS))
         return torch.stack(losses).sum() / len(self.stops)
