@@ -257,7 +257,7 @@ FLAGS = (
     Flag(
         "max_size", "benchmark", 1024, "long side of resized frames; can only be what the network takes", positive_int
     ),
-    Flag("num_workers", "benchmark", 4, "processes that score, and threads that write", natural_int),
+    Flag("num_workers", "benchmark", 4, "processes that score, threads that read and threads that write", natural_int),
     Flag("overwrite", "benchmark", False, "start anew instead of going on with what is finished"),
     Flag("shard", "array", None, "i/n: only the i-th of n parts of the videos; --merge joins them", shard),
     Flag("merge", "array", False, "segment nothing: check, score and pack what the shards have made"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from util.errors import InputError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -73,6 +76,38 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
+@dataclass(frozen=True)
+class ResizedFrame:
+    """A frame as large as it goes into the network, see `prepare_frame`.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+        size: (H, W) of the source frame.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+def prepare_frame(frame: np.ndarray, side: int) -> ResizedFrame:
+    """The evaluation resize, which any thread can do ahead of the network; the pixels are a copy.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        side: S.
+
+    Raises:
+        InputError: the frame is anything else, or empty.
+    """
+    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
+    size = (frame.shape[0], frame.shape[1])
+    if min(size) == 0:
+        raise InputError(f"the frame is empty: {size[1]}x{size[0]}")
+    return ResizedFrame(np.array(resize_frame(frame, evaluation_size(*size, side))), size)
+
+
 def resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize by nearest neighbour, as PyTorch's mode "nearest" chooses it: row i of h is row floor(i * H / h) of H.
 
@@ -107,10 +142,13 @@ def to_network_input(frames: Sequence[np.ndarray], side: int, device: torch.devi
     Args:
         frames: T frames (h, w, 3) uint8 RGB, h and w at most S.
         side: S.
-        device: where the result is made; the frames travel there as bytes.
+        device: where the result is made; the frames travel there as bytes, to a GPU from page-locked memory.
 
     Returns:
         (T, 3, S, S) float32.
     """
-    normal = normalise(torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2))
+    pixels = torch.from_numpy(np.stack(frames))
+    if torch.device(device).type == "cuda":
+        pixels = pixels.pin_memory()
+    normal = normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))
     return F.pad(normal, (0, side - normal.shape[3], 0, side - normal.shape[2]))

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs.schema import PRECISIONS, PROTOCOLS
-from datasets.transforms import evaluation_size, resize_frame, to_network_input
+from datasets.transforms import ResizedFrame, prepare_frame, to_network_input
 from engine.runtime import float32_arithmetic
 from models.padding import Padding
 from models.sam2.sam2 import SAM2
@@ -31,6 +31,7 @@ from models.samwise import SAMWISE
 from models.static_step import FrameMasks
 from models.stream import is_compiled, open_stream
 from util.errors import InputError
+from util.memory import keep_freed_memory
 from util.paths import atomic_write
 
 Frame = np.ndarray
@@ -136,6 +137,8 @@ class VideoSession:
         if isinstance(expressions, str) or not all(isinstance(text, str) for text in expressions):
             raise InputError(f"expected a list of sentences, found {expressions!r}")
         assert model.tokenizer is not None, "the model was built without a tokenizer"
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.expressions = tuple(expressions)
         self.window = window
@@ -155,11 +158,11 @@ class VideoSession:
         padding = self._padding.nbytes if self._padding is not None else 0
         return self.memory.nbytes + padding + sum(frame.nbytes for frame in self._waiting)
 
-    def feed(self, frames: Iterable[Frame]) -> list[FrameResult]:
+    def feed(self, frames: Iterable[Frame | ResizedFrame]) -> list[FrameResult]:
         """Take frames; return the results of the clips that they complete.
 
         Args:
-            frames: (H, W, 3) uint8 RGB, all of one size.
+            frames: (H, W, 3) uint8 RGB, all of one size, or what `prepare_frame` made of them for this network.
 
         Raises:
             InputError: a frame of another shape, kind or size. Frames before it are kept, and so are results that are
@@ -193,14 +196,11 @@ class VideoSession:
         self.frames_done += len(results)
         self._ready += results
 
-    def checked(self, frame: Frame) -> Frame:
+    def checked(self, frame: Frame | ResizedFrame) -> Frame:
         """The frame (H, W, 3) at network size. Raises InputError for anything else or another size."""
-        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-            found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-            raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
-        size = (frame.shape[0], frame.shape[1])
-        if min(size) == 0:
-            raise InputError(f"frame {self.frames_done + len(self._waiting)} is empty: {size[1]}x{size[0]}")
+        if not isinstance(frame, ResizedFrame):
+            frame = prepare_frame(frame, self.model.config.sam2.image_size)
+        size = frame.size
         if self.frame_size not in (None, size):
             assert self.frame_size is not None
             raise InputError(
@@ -208,8 +208,7 @@ class VideoSession:
                 f"{self.frame_size[1]}x{self.frame_size[0]}: open a session per size"
             )
         self.frame_size = size
-        resized = resize_frame(frame, evaluation_size(*size, self.model.config.sam2.image_size))
-        return np.array(resized)  # the session's own: the caller may use its buffer again
+        return frame.pixels
 
     @torch.inference_mode()
     def _segment(self, clip: list[Frame]) -> list[FrameResult]:

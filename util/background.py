@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
 _END = object()
@@ -32,6 +35,34 @@ def places_for(number: int) -> SimpleQueue[None]:
     for _ in range(number):
         places.put(None)
     return places
+
+
+def map_ahead(function: Callable[[S], T], items: Iterable[S], threads: int) -> Generator[T]:
+    """`map` in several threads: results in the order of the items, at most 2 * `threads` items ahead of the consumer.
+
+    An exception of `function` is raised here in the place of its result. To be consumed by a thread that gets no
+    KeyboardInterrupt, such as that of `prefetch`.
+
+    Args:
+        function: called with each item, for several items at once.
+        items: are taken by the consumer's thread.
+        threads: with 1 or fewer the consumer's thread does all, when it is asked.
+    """
+    if threads <= 1:
+        yield from map(function, items)
+        return
+    waiting = deque[Future[T]]()
+    with ThreadPoolExecutor(threads, thread_name_prefix="map-ahead") as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T]:

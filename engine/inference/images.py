@@ -27,8 +27,9 @@ from engine.inference.segment import CHECK_HINT, Clocks
 from engine.inference.sentence_records import Rle, SentenceRecords
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
-from util.background import WriteBehind, prefetch
+from util.background import WriteBehind, map_ahead, prefetch
 from util.errors import InputError
+from util.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ class ImageSegmenter:
     """
 
     def __init__(self, model: SAMWISE, options: InferenceOptions, batch: int) -> None:
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.options = options
         self.batch = batch
@@ -97,7 +100,7 @@ class ImageSegmenter:
             lambda work: found.update(records.add(*work)), lambda: None, AHEAD
         )
         side = self.model.config.sam2.image_size
-        source = self.clocks.decode.over(decode_units(dataset, units, side))
+        source = self.clocks.decode.over(decode_units(dataset, units, side, self.options.num_workers))
         try:
             with contextlib.closing(prefetch(source, AHEAD)) as decoded:
                 for unit, images in zip(units, self.clocks.wait.over(decoded), strict=True):
@@ -163,14 +166,19 @@ class ImageSegmenter:
         return masks
 
 
-def decode_units(dataset: RefCocoDataset, units: Sequence[Unit], side: int) -> Iterator[dict[str, Frame]]:
+def decode_units(
+    dataset: RefCocoDataset, units: Sequence[Unit], side: int, threads: int = 1
+) -> Iterator[dict[str, Frame]]:
     """The images of each unit by their names, (h, w, 3) uint8 RGB after the evaluation resize.
 
     Raises:
         InputError: an image does not decode, or has another size than the data set says; it is named.
     """
-    for unit in units:
-        yield {item.file_name: _decode(dataset, item, side) for item in {own.file_name: own for own in unit}.values()}
+
+    def decode(unit: Unit) -> dict[str, Frame]:
+        return {item.file_name: _decode(dataset, item, side) for item in {own.file_name: own for own in unit}.values()}
+
+    yield from map_ahead(decode, units, threads)
 
 
 def _decode(dataset: RefCocoDataset, item: ReferredObject, side: int) -> Frame:

@@ -20,7 +20,7 @@ class InferenceOptions:
         expressions_per_batch: expressions of a video that run together at most; None chooses by memory.
         videos_per_batch: videos that run together at most, see `group_videos`; None chooses by the device.
         batch_size_val: above 1 the same as `expressions_per_batch`, which comes first.
-        num_workers: processes that score and threads that write, each; 0 scores in the main process.
+        num_workers: processes that score, threads that read and threads that write; 0 scores in the main process.
         overwrite: start anew instead of going on.
         visualize: draw pictures, too.
         shard: (i, n), i from 0: segment only the i-th of n parts of the split, and leave the rest to `merge_shards`.

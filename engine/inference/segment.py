@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.masks import UNREADABLE_IMAGE
+from datasets.transforms import ResizedFrame, prepare_frame
 from datasets.video_index import MASK_SUFFIX, Video
 from engine.infer import Frame, FrameResult, VideoSession, open_session
 from engine.inference.batching import group_videos, is_out_of_memory, partition
@@ -33,7 +35,7 @@ from engine.inference.options import InferenceOptions
 from engine.inference.together import segment_together
 from engine.inference.writer import MaskWriter
 from models.samwise import SAMWISE
-from util.background import prefetch
+from util.background import map_ahead, prefetch
 from util.errors import InputError
 from util.stopwatch import Stopwatch
 
@@ -134,7 +136,8 @@ class Segmenter:
         window = self.options.eval_clip_window
         while remaining:
             short_of_memory = False
-            source = decode_groups([[work.video for work in group] for group in remaining], window)
+            videos = [[work.video for work in group] for group in remaining]
+            source = decode_groups(videos, window, self.model.config.sam2.image_size, self.options.num_workers)
             depth = 2 * window * max(map(len, remaining))
             with contextlib.closing(prefetch(self.clocks.decode.over(source), depth)) as decoded:
                 frames = self.clocks.wait.over(decoded)
@@ -174,7 +177,7 @@ class Segmenter:
         cut = [tuple(own[video.name] for video in part) for part in parts]
         return [part for part in cut if any(work.targets for work in part)]
 
-    def _segment(self, group: Group, frames: Iterator[Frame], bar: tqdm) -> None:
+    def _segment(self, group: Group, frames: Iterator[ResizedFrame], bar: tqdm) -> None:
         """Segment the videos of a group, whose frames come next in `frames`."""
         running = [self._start(work, alone=len(group) == 1) for work in group]
         window, before = self.options.eval_clip_window, bar.n
@@ -194,7 +197,7 @@ class Segmenter:
         sessions = [self._open_session(work.video, own) for own in batches]
         return RunningVideo(work, batches, sessions, {target.folder: [] for target in work.targets})
 
-    def _advance(self, running: Sequence[RunningVideo], start: int, frames: Iterator[Frame], bar: tqdm) -> None:
+    def _advance(self, running: Sequence[RunningVideo], start: int, frames: Iterator[ResizedFrame], bar: tqdm) -> None:
         """Segment the clips that begin with frame `start`, and finish the videos that end with them."""
         window = self.options.eval_clip_window
         clips = [list(itertools.islice(frames, len(own.names(start, window)))) for own in running]
@@ -224,7 +227,7 @@ class Segmenter:
         )
 
     def _run_clips(
-        self, running: Sequence[RunningVideo], clips: Sequence[Sequence[Frame]]
+        self, running: Sequence[RunningVideo], clips: Sequence[Sequence[ResizedFrame]]
     ) -> list[list[list[FrameResult]]]:
         """Per video one list per session, with one result per frame."""
         with self.clocks.model:
@@ -260,35 +263,49 @@ def _digests(folders: Sequence[str], hashes: Sequence[str]) -> dict[str, str]:
     return {folder: digest_of(hashes[i * frames : (i + 1) * frames]) for i, folder in enumerate(folders)}
 
 
-def decode_groups(groups: Iterable[Sequence[Video]], window: int) -> Iterator[Frame]:
+def decode_groups(
+    groups: Iterable[Sequence[Video]], window: int, side: int, threads: int = 1
+) -> Iterator[ResizedFrame]:
     """The frames of groups of videos, as they are needed: a clip of each, then the next clip of each.
 
-    Yields, raises: as `decode_videos`.
-    """
-    for group in groups:
-        readers = [decode_videos([video]) for video in group]
-        for _ in range(0, max(len(video.frames) for video in group), window):
-            for reader in readers:
-                yield from itertools.islice(reader, window)
-
-
-def decode_videos(videos: Iterable[Video]) -> Iterator[Frame]:
-    """The frames (H, W, 3) uint8 RGB of all videos, in order.
+    Args:
+        groups: videos that run together.
+        window: frames per clip.
+        side: of the network input in pixels.
+        threads: that decode and resize; the order does not depend on them.
 
     Raises:
         InputError: a frame is missing, does not decode, or differs in size from its video's first; it is named.
     """
-    for video in videos:
-        size = None
-        for index in range(len(video.frames)):
-            path = video.frame_path(index)
-            try:
-                with Image.open(path) as image:
-                    frame = np.asarray(image.convert("RGB"))
-            except UNREADABLE_IMAGE as error:
-                raise InputError(f"{path}: the frame does not decode ({error}); {CHECK_HINT}") from error
-            if size not in (None, frame.shape):
-                found, expected = (f"{shape[1]}x{shape[0]}" for shape in (frame.shape, size))
-                raise InputError(f"{path}: the frame is {found}, the video's first is {expected}; {CHECK_HINT}")
-            size = frame.shape
+    sizes: dict[Path, tuple[int, int]] = {}
+    places = (
+        (video, index)
+        for group in groups
+        for start in range(0, max(len(video.frames) for video in group), window)
+        for video in group
+        for index in range(start, min(start + window, len(video.frames)))
+    )
+
+    def decode(place: tuple[Video, int]) -> tuple[Video, Path, ResizedFrame]:
+        video, index = place
+        path = video.frame_path(index)
+        return video, path, prepare_frame(read_frame(path), side)
+
+    with contextlib.closing(map_ahead(decode, places, threads)) as decoded:
+        for video, path, frame in decoded:
+            expected = sizes.setdefault(video.frame_path(0), frame.size)
+            if frame.size != expected:
+                raise InputError(
+                    f"{path}: the frame is {frame.size[1]}x{frame.size[0]}, the video's first is "
+                    f"{expected[1]}x{expected[0]}; {CHECK_HINT}"
+                )
             yield frame
+
+
+def read_frame(path: Path) -> Frame:
+    """A frame (H, W, 3) uint8 RGB. Raises InputError if it is missing or does not decode; it is named."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except UNREADABLE_IMAGE as error:
+        raise InputError(f"{path}: the frame does not decode ({error}); {CHECK_HINT}") from error

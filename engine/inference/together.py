@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from datasets.transforms import to_network_input
+from datasets.transforms import ResizedFrame, to_network_input
 from engine.infer import Frame, FrameResult, VideoSession, autocast
 from engine.runtime import float32_arithmetic
 from models.samwise import FrameFeatures, Prompts
@@ -22,7 +22,9 @@ from models.static_step import FrameMasks
 from models.stream import open_stream
 
 
-def segment_together(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]]) -> list[list[FrameResult]]:
+def segment_together(
+    sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame | ResizedFrame]]
+) -> list[list[FrameResult]]:
     """Segment the next clip of several videos.
 
     Clips of the same length run together. A clip shorter than the window is a video's last.
@@ -47,7 +49,9 @@ def segment_together(sessions: Sequence[VideoSession], clips: Sequence[Sequence[
 
 
 @torch.inference_mode()
-def _segment(sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame]]) -> list[list[FrameResult]]:
+def _segment(
+    sessions: Sequence[VideoSession], clips: Sequence[Sequence[Frame | ResizedFrame]]
+) -> list[list[FrameResult]]:
     """Clips of one length. If it fails, nothing has changed."""
     first, length = sessions[0], len(clips[0])
     model = first.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,13 @@ from PIL import Image
 from datasets.mevis import open_mevis
 from datasets.ref_davis import open_ref_davis
 from datasets.ref_ytvos import open_ref_ytvos
-from datasets.video_index import VideoDataset
+from datasets.video_index import Video, VideoDataset
 from engine.evaluate_masks import evaluate_expressions
 from engine.infer import stream
 from engine.inference.benchmarks import DavisBenchmark, ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.segment import decode_videos
+from engine.inference.segment import read_frame
 from engine.scoring.davis import davis_sequences
 from models.samwise import SAMWISE
 from tests import miniature
@@ -61,6 +62,10 @@ def masks_of(folder: Path) -> dict[str, np.ndarray]:
     return {str(file.relative_to(root)): np.asarray(Image.open(file)) for file in sorted(root.rglob("*.png"))}
 
 
+def source_frames(video: Video) -> Iterator[np.ndarray]:
+    return (read_frame(video.frame_path(index)) for index in range(len(video.frames)))
+
+
 def zip_bytes(folder: Path) -> bytes:
     return (folder / "Annotations.zip").read_bytes()
 
@@ -72,7 +77,7 @@ def test_masks_are_those_of_the_streaming_interface(
     assert len(found) == 10 * 5
     for video in hidden.videos:
         captions = [expression.text for expression in video.expressions]
-        results = stream(micro_model, captions, decode_videos([video]), window=8, protocol="paper")
+        results = stream(micro_model, captions, source_frames(video), window=8, protocol="paper")
         for frame, result in zip(video.frames, results, strict=True):
             for expression, mask in zip(video.expressions, result.masks(), strict=True):
                 image = found[f"{video.name}/{expression.id}/{frame}.png"]
@@ -274,7 +279,7 @@ def test_davis_masks_follow_the_rule_and_are_scored(
     assert (root / "anno_3" / "per-sequence_results-val.csv").is_file()
     video = dataset.videos[2]
     captions = [expression.text for expression in video.expressions]
-    results = stream(micro_model, captions, decode_videos([video]), protocol="paper")
+    results = stream(micro_model, captions, source_frames(video), protocol="paper")
     for frame, result in zip(video.frames, results, strict=True):
         kept = np.where(result.probabilities().numpy() < 0.5, 0, result.probabilities().numpy())
         for annotator in range(4):

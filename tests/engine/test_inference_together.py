@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from datasets.mevis import open_mevis
+from datasets.transforms import evaluation_size, resize_frame
 from datasets.video_index import VideoDataset
 from engine.infer import FrameResult, open_session, stream
 from engine.inference.batching import group_videos
 from engine.inference.benchmarks import ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.segment import decode_groups, decode_videos
+from engine.inference.segment import decode_groups, read_frame
 from engine.inference.together import segment_together
 from models.samwise import SAMWISE
 from models.stream import compile_network
@@ -153,13 +154,18 @@ def test_groups_are_cut_when_memory_does_not_suffice(
     assert found == alone
 
 
-def test_frames_come_in_the_order_of_the_clips(dataset: VideoDataset) -> None:
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_frames_come_in_the_order_of_the_clips(dataset: VideoDataset, threads: int) -> None:
     bird, cow = (next(video for video in dataset.videos if video.name == name) for name in ("bird", "cow"))
-    frames = {video.name: list(decode_videos([video])) for video in (bird, cow)}
-    found = list(decode_groups([[cow, bird], [bird]], window=3))
+    frames = {
+        video.name: [read_frame(video.frame_path(index)) for index in range(len(video.frames))] for video in (bird, cow)
+    }
+    found = list(decode_groups([[cow, bird], [bird]], window=3, side=64, threads=threads))
     expected = [*frames["cow"][:3], *frames["bird"], *frames["cow"][3:], *frames["bird"]]
     assert len(found) == len(expected)
-    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    for own, frame in zip(found, expected, strict=True):
+        assert own.size == frame.shape[:2]
+        assert np.array_equal(own.pixels, resize_frame(frame, evaluation_size(*own.size, 64)))
 
 
 def clips(frames: np.ndarray, window: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from util.background import WriteBehind, prefetch
+from util.background import WriteBehind, map_ahead, prefetch
 
 
 def threads() -> set[str]:
@@ -124,3 +124,50 @@ def test_write_behind_reports_an_error_of_the_last_step() -> None:
     writer.end()
     with pytest.raises(OSError, match="cannot finish"):
         writer.join()
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("length", [0, 1, 50])
+def test_map_ahead_keeps_order(length: int, threads: int) -> None:
+    def square(number: int) -> int:
+        time.sleep(0.002 * (number % 3))  # later items are ready earlier
+        return number * number
+
+    assert list(map_ahead(square, range(length), threads)) == [number * number for number in range(length)]
+
+
+def test_map_ahead_works_on_several_items_at_once_and_not_on_all() -> None:
+    together = threading.Barrier(3)  # passes only when three items wait at it
+    source = Source(90)
+
+    def meet(number: int) -> int:
+        together.wait(timeout=10)
+        return number
+
+    results = map_ahead(meet, source, 3)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert source.made == 9  # 2 * threads of them wait or are in work
+    assert list(results) == list(range(3, 90))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_map_ahead_raises_in_the_place_of_the_result(threads: int) -> None:
+    def fail(number: int) -> int:
+        if number >= 4:
+            raise OSError(f"broken {number}")
+        return number
+
+    results = map_ahead(fail, range(100), threads)
+    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="broken 4"):
+        next(results)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("map-ahead")]
+
+
+def test_map_ahead_ends_its_threads_when_abandoned() -> None:
+    done = []
+    results = map_ahead(done.append, Source(10**9), 2)
+    next(results)
+    results.close()
+    assert len(done) <= 6
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("map-ahead")]

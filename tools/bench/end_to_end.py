@@ -42,7 +42,7 @@ FILES = 16  # JPEG files; the video goes through them again and again
 FILLING = 16  # frames until all memories and pointers are there
 WRITERS = 2
 REST = "pyramid, enlarging, the rest"
-BESIDE = ("decode", "write")  # in threads beside the network: their seconds are not part of the sum
+BESIDE = ("decode and resize", "write")  # in threads beside the network: their seconds are not part of the sum
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,14 @@ class Pipeline:
         self._frames.close()
         self._writer.close()
 
-    def _decode(self) -> Iterator[np.ndarray]:
+    def _decode(self) -> Iterator[Any]:
+        prepare = getattr(infer, "prepare_frame", None)  # earlier revisions resize between two clips
         for path in itertools.cycle(self.paths):
             start = time.perf_counter()
             with Image.open(path) as image:
                 frame = np.asarray(image.convert("RGB"))
+            if prepare is not None:
+                frame = prepare(frame, self.model.config.sam2.image_size)
             self.decode_seconds += time.perf_counter() - start
             yield frame
 
@@ -172,12 +175,11 @@ class Pipeline:
     def clip_in_parts(self, count: bool = False) -> Clip:
         """`clip` with a table of parts, which on a GPU waits for every part; `count` also counts FLOPs (slow)."""
         device, counter = self.model.device, flop_counter() if count else None
-        names = ("wait for decode", "resize", "upload and normalise", "post-processing")
-        wait, resize, upload, post = outside = [Part() for _ in names]
+        names = ("wait for decode", "upload and normalise", "post-processing")
+        wait, upload, post = outside = [Part() for _ in names]
         decoded, written = self.decode_seconds, self._writer.seconds
         with contextlib.ExitStack() as stack:
             parts = stack.enter_context(part_clock(self.model, counter))
-            stack.enter_context(timed(infer, "resize_frame", resize, device))
             stack.enter_context(timed(infer, "to_network_input", upload, device))
             stack.enter_context(timed(self, "_masks", post, device))
             stack.enter_context(self._timed_frames(wait))
@@ -189,7 +191,7 @@ class Pipeline:
         counted = sum(part.flops for part in parts.values())
         total = counter.get_total_flops() if counter is not None else counted
         parts[REST] = Part(clip.seconds - inside, total - counted)
-        parts["decode"] = Part(self.decode_seconds - decoded)
+        parts["decode and resize"] = Part(self.decode_seconds - decoded)
         parts["write"] = Part(self._writer.seconds - written)
         return Clip(clip.frames, clip.seconds, parts)
 

@@ -1,0 +1,144 @@
+"""What a GPU is given to do, without a GPU: tensors that have a device, a shape and a type, and no content.
+
+They refuse to work with tensors of another device and to say what they hold, which on a GPU would wait for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import models.sam2.position_encoding as position_encoding
+from engine.infer import open_session
+from engine.inference.together import segment_together
+from engine.train.network import TrainingNetwork
+from models.samwise import SAMWISE
+from models.stream import GrowingStream, StaticStream
+from tests.conftest import SMALLEST, build_micro
+
+SENTENCES = ("the red disc", "a square that moves to the left")
+WINDOW, CLIPS = 4, 2
+
+
+class Crossings(TorchDispatchMode):
+    """Notes what goes from the GPU to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        found = [value for value in pytree.tree_leaves(out) if isinstance(value, Tensor)]
+        if any(value.is_cuda for value in given) and not all(value.is_cuda for value in found):
+            self.found.append(f"{func}\n{''.join(traceback.format_stack(limit=20))}")
+        return out
+
+
+def clear_tables() -> None:
+    for value in vars(position_encoding).values():
+        if isinstance(value, functools._lru_cache_wrapper):
+            value.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
+    """A GPU that computes shapes."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *_, **__: True)
+    clear_tables()
+    yield FakeTensorMode(allow_non_fake_inputs=True)
+    clear_tables()
+
+
+def on_gpu(mode: FakeTensorMode) -> SAMWISE:
+    """The smallest network, moved there, with a tokenizer that has read `SENTENCES` on the host."""
+    model = build_micro("tiny", seed=2, **SMALLEST)
+    assert model.tokenizer is not None
+    tokens = model.tokenizer(SENTENCES)
+    model.tokenizer = lambda sentences: tokens  # type: ignore[assignment]
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            with mode:
+                moved = mode.from_tensor(parameter.detach()).to("cuda")
+            module.register_parameter(name, nn.Parameter(moved, parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            with mode:
+                setattr(module, name, mode.from_tensor(buffer).to("cuda"))
+    return model
+
+
+def clip(seed: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 255, (WINDOW, 36, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_waits_for_the_gpu_inside_a_clip(gpu: FakeTensorMode, precision: str) -> None:
+    """CME decides in frames of the second clip."""
+    model = on_gpu(gpu)
+    with gpu, Crossings() as crossings:
+        session = open_session(model, SENTENCES, window=WINDOW, precision=precision)
+        assert isinstance(session.memory, StaticStream)
+        for number in range(CLIPS):
+            results = session.feed(clip(number))
+            assert len(results) == WINDOW
+            for result in results:
+                probabilities = result.probabilities()
+                assert probabilities.is_cuda
+                assert probabilities.shape == (len(SENTENCES), 36, 64)
+                assert probabilities.dtype == torch.float32
+    assert not crossings.found, crossings.found[0]
+
+
+def test_nothing_waits_for_the_gpu_between_several_videos(gpu: FakeTensorMode) -> None:
+    model = on_gpu(gpu)
+    with gpu, Crossings() as crossings:
+        sessions = [open_session(model, SENTENCES, window=WINDOW) for _ in range(2)]
+        for number in range(CLIPS):
+            found = segment_together(sessions, [clip(number)] * 2)
+            assert [len(results) for results in found] == [WINDOW] * 2
+    assert not crossings.found, crossings.found[0]
+
+
+def test_a_way_that_decides_on_the_host_is_noticed(gpu: FakeTensorMode) -> None:
+    """What a CPU does: it looks which sentences switch."""
+    model = on_gpu(gpu)
+    with gpu, Crossings():
+        session = open_session(model, SENTENCES, window=WINDOW)
+        session.memory = GrowingStream(model)
+        with pytest.raises(DynamicOutputShapeException):
+            session.feed(clip(0) + clip(1))
+
+
+def test_a_copy_to_the_host_is_noticed(gpu: FakeTensorMode) -> None:
+    with gpu, Crossings() as crossings:
+        torch.ones(3, device="cuda").cpu()
+    assert len(crossings.found) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_are_computed_on_the_gpu(gpu: FakeTensorMode, precision: str) -> None:
+    """The backward pass needs a real one."""
+    model = on_gpu(gpu).train()
+    side = model.config.sam2.image_size
+    assert model.tokenizer is not None
+    with gpu, Crossings() as crossings, torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+        tokens = model.tokenizer(SENTENCES).to("cuda")
+        frames, targets = torch.zeros(2, 8, 3, side, side, device="cuda"), torch.zeros(2, 8, 36, 64, device="cuda")
+        losses = TrainingNetwork(model)(frames, tokens.ids, tokens.words, targets)
+    assert all(loss.is_cuda and loss.dtype == torch.float32 and loss.requires_grad for loss in losses.values())
+    assert not crossings.found, crossings.found[0]
