@@ -13,17 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from datasets.masks import UNREADABLE_IMAGE
 from datasets.refcoco import RefCocoDataset, ReferredObject
-from datasets.transforms import evaluation_size, resize_frame, to_network_input
+from datasets.transforms import prepare_frame, to_network_input
 from datasets.validation import shape
 from engine.infer import Frame, FrameResult
 from engine.inference.batching import is_out_of_memory, partition
 from engine.inference.options import InferenceOptions
-from engine.inference.segment import CHECK_HINT, Clocks
+from engine.inference.segment import CHECK_HINT, Clocks, read_image
 from engine.inference.sentence_records import Rle, SentenceRecords
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
@@ -183,13 +181,9 @@ def decode_units(
 
 def _decode(dataset: RefCocoDataset, item: ReferredObject, side: int) -> Frame:
     path = dataset.image_path(item)
-    try:
-        with Image.open(path) as image:
-            frame = np.asarray(image.convert("RGB"))
-    except UNREADABLE_IMAGE as error:
-        raise InputError(f"{path}: the image does not decode ({error}); {CHECK_HINT}") from error
-    if frame.shape[:2] != item.size:
+    frame = prepare_frame(read_image(path), side)
+    if frame.size != item.size:
         raise InputError(
-            f"{path}: the image is {shape(frame.shape[:2])}, {dataset.path} says {shape(item.size)}; {CHECK_HINT}"
+            f"{path}: the image is {shape(frame.size)}, {dataset.path} says {shape(item.size)}; {CHECK_HINT}"
         )
-    return resize_frame(frame, evaluation_size(*item.size, side))
+    return frame.pixels

@@ -289,7 +289,7 @@ def decode_groups(
     def decode(place: tuple[Video, int]) -> tuple[Video, Path, ResizedFrame]:
         video, index = place
         path = video.frame_path(index)
-        return video, path, prepare_frame(read_frame(path), side)
+        return video, path, prepare_frame(read_image(path), side)
 
     with contextlib.closing(map_ahead(decode, places, threads)) as decoded:
         for video, path, frame in decoded:
@@ -302,10 +302,10 @@ def decode_groups(
             yield frame
 
 
-def read_frame(path: Path) -> Frame:
-    """A frame (H, W, 3) uint8 RGB. Raises InputError if it is missing or does not decode; it is named."""
+def read_image(path: Path) -> Frame:
+    """A file's pixels (H, W, 3) uint8 RGB. Raises InputError if it is missing or does not decode; it is named."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except UNREADABLE_IMAGE as error:
-        raise InputError(f"{path}: the frame does not decode ({error}); {CHECK_HINT}") from error
+        raise InputError(f"{path}: the image does not decode ({error}); {CHECK_HINT}") from error

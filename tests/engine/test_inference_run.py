@@ -22,7 +22,7 @@ from engine.infer import stream
 from engine.inference.benchmarks import DavisBenchmark, ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.segment import read_frame
+from engine.inference.segment import read_image
 from engine.scoring.davis import davis_sequences
 from models.samwise import SAMWISE
 from tests import miniature
@@ -63,7 +63,7 @@ def masks_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def source_frames(video: Video) -> Iterator[np.ndarray]:
-    return (read_frame(video.frame_path(index)) for index in range(len(video.frames)))
+    return (read_image(video.frame_path(index)) for index in range(len(video.frames)))
 
 
 def zip_bytes(folder: Path) -> bytes:

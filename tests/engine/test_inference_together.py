@@ -20,7 +20,7 @@ from engine.inference.batching import group_videos
 from engine.inference.benchmarks import ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.segment import decode_groups, read_frame
+from engine.inference.segment import decode_groups, read_image
 from engine.inference.together import segment_together
 from models.samwise import SAMWISE
 from models.stream import compile_network
@@ -158,7 +158,7 @@ def test_groups_are_cut_when_memory_does_not_suffice(
 def test_frames_come_in_the_order_of_the_clips(dataset: VideoDataset, threads: int) -> None:
     bird, cow = (next(video for video in dataset.videos if video.name == name) for name in ("bird", "cow"))
     frames = {
-        video.name: [read_frame(video.frame_path(index)) for index in range(len(video.frames))] for video in (bird, cow)
+        video.name: [read_image(video.frame_path(index)) for index in range(len(video.frames))] for video in (bird, cow)
     }
     found = list(decode_groups([[cow, bird], [bird]], window=3, side=64, threads=threads))
     expected = [*frames["cow"][:3], *frames["bird"], *frames["cow"][3:], *frames["bird"]]
