@@ -8,7 +8,6 @@ Axes: E expressions, T frames of a clip, H rows and W columns of a source frame,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from configs.schema import PRECISIONS, PROTOCOLS
 from datasets.transforms import ResizedFrame, prepare_frame, to_network_input
-from engine.runtime import float32_arithmetic
+from engine.runtime import autocast, float32_arithmetic
 from models.padding import Padding
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
@@ -305,9 +304,3 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not state.keys() >= STATE_KEYS:
         raise InputError(f"{path} is not a saved session of format {STATE_FORMAT}")
     return state
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if precision == "bf16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+from models.sam2.layers import has_bfloat16_products
 from util.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,3 +46,17 @@ def float32_arithmetic(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Products in bfloat16 for a while with `--precision bf16`; says once where a CPU is not made for them."""
+    if precision != "bf16":
+        return contextlib.nullcontext()
+    if device.type == "cpu" and not has_bfloat16_products():
+        _warn_of_slow_products()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+@functools.cache
+def _warn_of_slow_products() -> None:
+    logger.warning("--precision bf16: this CPU has neither avx512_bf16 nor AMX; fp32 is faster here")

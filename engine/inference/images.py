@@ -23,6 +23,7 @@ from engine.inference.batching import is_out_of_memory, partition
 from engine.inference.options import InferenceOptions
 from engine.inference.segment import CHECK_HINT, Clocks, read_image
 from engine.inference.sentence_records import Rle, SentenceRecords
+from engine.runtime import autocast
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
 from util.background import WriteBehind, map_ahead, prefetch
@@ -142,7 +143,7 @@ class ImageSegmenter:
         model = self.model
         side, device = model.config.sam2.image_size, model.device
         assert model.tokenizer is not None
-        with self.clocks.model, torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with self.clocks.model, autocast(self.options.precision, device):
             names = list(dict.fromkeys(item.file_name for item in items))
             frames = torch.stack([to_network_input([images[name]], side, device) for name in names])
             clip_of = torch.tensor([names.index(item.file_name) for item in items], device=device)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from datasets.transforms import ResizedFrame, to_network_input
-from engine.infer import Frame, FrameResult, VideoSession, autocast
-from engine.runtime import float32_arithmetic
+from engine.infer import Frame, FrameResult, VideoSession
+from engine.runtime import autocast, float32_arithmetic
 from models.samwise import FrameFeatures, Prompts
 from models.static_step import FrameMasks
 from models.stream import open_stream

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.training import BatchSampler, ClipBatch, ClipLoader, ClipSet, make_loader
-from engine.runtime import float32_arithmetic
+from engine.runtime import autocast, float32_arithmetic
 from engine.train.checkpoints import CheckpointStore, StoredCheckpoint
 from engine.train.log import IterationRecord, TrainingLog
 from engine.train.optimization import Optimization, build_optimization
@@ -273,7 +273,7 @@ class Training:
         tokens = self.model.tokenizer(batch.captions).to(device)
         verbs = {} if tokens.verbs is None else {"verbs": tokens.verbs}
         frames = batch.frames(self.model.config.sam2.image_size, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with autocast(self.options.precision, device):
             return self.parallel.network(frames, tokens.ids, tokens.words, batch.targets(device), **verbs)
 
     def _count_faults(self, batch: ClipBatch) -> None:

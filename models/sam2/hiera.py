@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from configs.schema import HieraConfig
-from models.sam2.layers import MLP, Linear, linear
+from models.sam2.layers import MLP, Linear, attend, linear
 
 PATCH_STRIDE = 4
 MLP_RATIO = 4
@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
         """
         qkv = linear(x, self.qkv.weight, None)
         qkv = F.pad(qkv, (0, 0, 0, pad[0], 0, pad[1]))
-        return split_windows(qkv, self.window) + self.qkv.bias
+        return split_windows(qkv, self.window) + self.qkv.bias.to(qkv.dtype)
 
     def _attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
         """(B, H * W, 3 * dim_out) -> (B, H' * W', dim_out)."""
@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
         if self.pool:
             q = max_pool(q.unflatten(1, (height, width))).flatten(1, 2)
         q, k, v = (rearrange(x, "b n (heads d) -> b heads n d", heads=self.heads) for x in (q, k, v))
-        return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
+        return rearrange(attend(q, k, v), "b heads n d -> b n (heads d)")
 
 
 class Block(nn.Module):

@@ -5,6 +5,7 @@ Axes: B batch, N queries, M keys, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
-ROWS_AT_ONCE = 256  # of queries, see `attend_narrow`
+ROWS_AT_ONCE = 512  # of queries, see `attend_in_blocks`
 BAND_TOKENS = 8192  # see `band_rows`
 
 
@@ -36,6 +37,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
         (..., C').
     """
     if can_fuse(x) and x.shape[:-1].numel() >= FEW_ROWS:
+        if torch.is_autocast_enabled("cpu"):
+            bias = None if bias is None else bias.bfloat16()
+            x, weight = (y.bfloat16().contiguous() for y in (x, weight))  # else oneDNN's reference kernel runs
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     x = F.linear(x, weight, bias)
     if activation == "gelu":
@@ -44,23 +48,39 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether oneDNN's fused kernels apply: float32 on a CPU, without gradients, in no graph that is compiled."""
+    """Whether oneDNN's fused kernels apply: on a CPU, without gradients, in no graph that is compiled.
+
+    They take float32, and under autocast to bfloat16 what a CPU with instructions for it multiplies.
+    """
     return (
         not torch.compiler.is_compiling()  # a compiler fuses by itself, and an exported graph may run anywhere
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and (multiplies_halves(x) if torch.is_autocast_enabled("cpu") else x.dtype == torch.float32)
         and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def multiplies_halves(x: Tensor) -> bool:
+    """Whether autocast has this CPU multiply in bfloat16, and the CPU has instructions for it."""
+    dtypes = (torch.float32, torch.bfloat16)
+    return x.dtype in dtypes and torch.get_autocast_dtype("cpu") == torch.bfloat16 and has_bfloat16_products()
+
+
+@functools.cache
+def has_bfloat16_products() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones: avx512_bf16 or AMX."""
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every version of PyTorch
+    return any(getattr(torch.cpu, test, bool)() for test in tests)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention.
 
     No CPU kernel drops weights without keeping whole matrices of them for the backward pass, gigabytes at full size.
-    There, large ones are computed in parts, and again in the backward pass.
+    There, large ones are computed in parts, and again in the backward pass. Outside training, its fused kernel is no
+    faster in bfloat16 than in float32; products in blocks are (`python tools/benchmark.py attention`).
 
     Args:
         query: (B, heads, N, d).
@@ -71,6 +91,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     Returns:
         (B, heads, N, d).
     """
+    long = min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE
+    if long and keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query):
+        return attend_in_blocks(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, query.shape[:2])
     keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
     weights_per_row = query.shape[:-2].numel() * key.shape[-2] if keeps_weights else 0
     if weights_per_row * query.shape[-2] <= MOST_WEIGHTS:
@@ -83,8 +106,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     return torch.cat(parts, dim=-2)
 
 
-def attend_narrow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention with values narrower than the keys, for which `can_fuse` holds.
+def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention on a CPU, with values that may be narrower than the keys; `can_fuse` holds.
 
     PyTorch's fused attention wants equal widths. Here a block of queries at a time meets all keys, so that its weights
     stay in the cache (`python tools/benchmark.py attention` compares the two).
@@ -97,9 +120,9 @@ def attend_narrow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         (B, N, D).
     """
-    scale = query.shape[-1] ** -0.5
-    out = query.new_empty(*query.shape[:2], value.shape[-1])
-    for q, k, v, found in zip(query * scale, key, value.transpose(1, 2).contiguous(), out, strict=True):
+    query, key, value = query * query.shape[-1] ** -0.5, key.contiguous(), value.to(query.dtype).mT.contiguous()
+    out = query.new_empty(*query.shape[:2], value.shape[1])
+    for q, k, v, found in zip(query, key, value, out, strict=True):
         for some, result in zip(q.split(ROWS_AT_ONCE), found.split(ROWS_AT_ONCE), strict=True):
             weights = linear(some, k, None)
             torch.softmax(weights, dim=-1, out=weights)

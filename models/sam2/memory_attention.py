@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.sam2.layers import Linear, attend, attend_narrow, can_fuse
+from models.sam2.layers import Linear, attend, attend_in_blocks, can_fuse
 from models.sam2.position_encoding import rotary_table, rotate, sine_2d
 
 
@@ -50,7 +50,7 @@ class RotaryAttention(nn.Module):
         placed = k.shape[1] - unrotated
         k = torch.cat([rotate(k[:, :placed], *table), k[:, placed:]], dim=1) if unrotated else rotate(k, *table)
         if value.shape[-1] < query.shape[-1] and can_fuse(q):
-            return self.out_proj(self.v_proj(attend_narrow(q, k, value)))
+            return self.out_proj(self.v_proj(attend_in_blocks(q, k, value)))
         dropout = self.dropout.p if self.training else 0.0
         attended = attend(q[:, None], k[:, None], self.v_proj(value)[:, None], dropout=dropout)[:, 0]
         return self.out_proj(attended)

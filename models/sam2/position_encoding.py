@@ -96,9 +96,10 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         (..., R * N, C).
     """
     plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())  # compilers do not know complex numbers
-    if plain and x.device.type == "cpu" and x.dtype == torch.float32:  # in one pass
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()).unflatten(-2, (-1, cosines.shape[0]))
-        return torch.view_as_real(pairs * torch.complex(cosines, sines)).flatten(-2).flatten(-3, -2)
+    if plain and x.device.type == "cpu":  # in one pass
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+        turned = pairs.unflatten(-2, (-1, cosines.shape[0])) * torch.complex(cosines, sines)
+        return torch.view_as_real(turned).flatten(-2).flatten(-3, -2).to(x.dtype)
     pairs = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, cosines.shape[0]))
     even, odd = pairs.unbind(-1)
     cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.runtime import float32_arithmetic, resolve_device
+from engine import runtime
+from engine.runtime import autocast, float32_arithmetic, resolve_device
 from util.errors import InputError
 
 
@@ -34,3 +35,15 @@ def test_float32_arithmetic_is_put_back() -> None:
             assert state() == (False, False)
         assert state() == (True, True)
     assert state() == before
+
+
+@pytest.mark.parametrize("made_for_it", [True, False])
+def test_bf16_on_a_cpu_that_is_not_made_for_it_is_said_once(
+    made_for_it: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "has_bfloat16_products", lambda: made_for_it)
+    runtime._warn_of_slow_products.cache_clear()
+    for precision in ("fp32", "tf32", "bf16", "bf16"):
+        with autocast(precision, torch.device("cpu")):
+            assert torch.is_autocast_enabled("cpu") is (precision == "bf16")
+    assert caplog.text.count("fp32 is faster") == (0 if made_for_it else 1)

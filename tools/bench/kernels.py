@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.sam2.layers import attend_narrow, linear
+from models.sam2.layers import attend, attend_in_blocks, has_bfloat16_products, linear
+from util.memory import keep_freed_memory
 
 from .measure import synchronize
 
 
 def alternate(functions: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
-    """Median seconds of each function, called in turn."""
+    """Median seconds of each function, called in turn, with memory as sessions have it."""
+    keep_freed_memory()
     times: dict[str, list[float]] = {name: [] for name in functions}
     with torch.inference_mode():
         for _ in range(repeats + 1):
@@ -52,15 +54,40 @@ def benchmark_linear(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def benchmark_attention(options: argparse.Namespace) -> dict[str, Any]:
-    """One read of six memories and fifteen pointers on the CPU, with values of 256 and of 64 channels."""
+    """Attention on the CPU: one read of memory, and in bfloat16 the maps of 64x64 that read themselves."""
+    results = {"memory": _read_of_memory(options.repeats)}
+    if has_bfloat16_products():
+        for heads, channels in ((8, 56), (4, 96), (1, 256)):
+            results[f"{heads} heads of {channels}"] = _map_in_bfloat16(heads, channels, options.repeats)
+    return results
+
+
+def _map_in_bfloat16(heads: int, channels: int, repeats: int) -> dict[str, float]:
+    """The global blocks of base and tiny, and self-attention of memory attention."""
+    query, key, value = (torch.randn(1, heads, 4096, channels).bfloat16() for _ in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = alternate(
+            {
+                "fused": partial(F.scaled_dot_product_attention, query, key, value),
+                "blocks": partial(attend, query, key, value),
+            },
+            repeats,
+        )
+    print(f"bfloat16, 4096 tokens, {heads} heads of {channels}: fused {found['fused']:.3f} s, "
+          f"in blocks {found['blocks']:.3f} s, ratio {found['blocks'] / found['fused']:.2f}")  # fmt: skip
+    return found
+
+
+def _read_of_memory(repeats: int) -> dict[str, float]:
+    """Six memories and fifteen pointers, with values of 256 and of 64 channels."""
     query, key = torch.randn(1, 4096, 256), torch.randn(1, 6 * 4096 + 60, 256)
     wide, narrow = torch.randn(*key.shape), torch.randn(1, key.shape[1], 64)
     found = alternate(
         {
             "wide": partial(F.scaled_dot_product_attention, query[:, None], key[:, None], wide[:, None]),
-            "narrow": partial(attend_narrow, query, key, narrow),
+            "narrow": partial(attend_in_blocks, query, key, narrow),
         },
-        options.repeats,
+        repeats,
     )
     print(f"wide {found['wide']:.3f} s, narrow {found['narrow']:.3f} s, ratio {found['narrow'] / found['wide']:.2f}")
     return found

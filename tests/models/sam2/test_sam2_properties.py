@@ -6,6 +6,7 @@ Axes: B batch, H rows, W columns, N = H * W, C channels, w side of a window.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +19,15 @@ from configs.schema import HieraConfig
 from models.sam2 import layers
 from models.sam2.fpn import FeaturePyramid
 from models.sam2.hiera import Hiera, WindowAttention, join_windows, max_pool, split_windows
-from models.sam2.layers import Activation, Attention, LayerNorm2d, attend_narrow, linear
+from models.sam2.layers import (
+    Activation,
+    Attention,
+    LayerNorm2d,
+    attend,
+    attend_in_blocks,
+    has_bfloat16_products,
+    linear,
+)
 from models.sam2.mask_decoder import MaskDecoder
 from models.sam2.memory_attention import RotaryAttention
 from models.sam2.position_encoding import (
@@ -32,6 +41,8 @@ from models.sam2.position_encoding import (
 from tests.models.sam2.sam2_helpers import noise, random_weights, run_stages
 
 CPU = torch.device("cpu")
+CPU_INFO = Path("/proc/cpuinfo")
+CPU_FLAGS = set(CPU_INFO.read_text().split()) if CPU_INFO.exists() else set()
 few = settings(max_examples=20, deadline=None)
 small = st.integers(1, 6)
 
@@ -234,7 +245,48 @@ def test_narrow_attention_in_blocks_of_queries(queries: int) -> None:
     query, key, value = noise(2, queries, 16), noise(2, 90, 16, seed=2), noise(2, 90, 8, seed=3)
     expected = F.scaled_dot_product_attention(query, key, value)
     with torch.no_grad():
-        close(attend_narrow(query, key, value), expected)
+        close(attend_in_blocks(query, key, value), expected)
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_attention_in_bfloat16_is_close(narrow: bool) -> None:
+    """Whether or not the CPU has instructions for it; two heads with views that are not contiguous."""
+    query, key, value = (noise(1, 600, 2, 32, seed=seed).transpose(1, 2) for seed in range(3))
+    value = value[..., :8] if narrow else value
+    expected = F.scaled_dot_product_attention(query, key, value)
+    halves = [x.bfloat16() for x in (query, key, value)]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        if narrow:
+            found = attend_in_blocks(*(x.flatten(0, 1) for x in halves)).unflatten(0, (1, 2))
+        else:
+            found = attend(*halves)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.0, atol=0.01)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
+def test_linear_in_bfloat16_is_close(activation: Activation) -> None:
+    x, weight, bias = noise(2, 24, 90).transpose(1, 2), noise(5, 24, seed=2) / 5, noise(5, seed=3)
+    expected = linear(x, weight, bias, activation)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            found = linear(given, weight, bias, activation)
+            assert found.dtype == torch.bfloat16
+            torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif("avx" not in CPU_FLAGS, reason="Linux on x86 names what a CPU can do")
+def test_instructions_for_bfloat16_are_found() -> None:
+    assert has_bfloat16_products() == bool(CPU_FLAGS & {"avx512_bf16", "amx_tile"})
+
+
+@few
+@given(small, small, st.integers(1, 3))
+def test_rotation_of_bfloat16_is_that_of_float32(rows: int, columns: int, maps: int) -> None:
+    table, x = rotary_table(rows, columns, 8, CPU), noise(2, maps * rows * columns, 8).bfloat16()
+    with torch.no_grad():
+        found = rotate(x, *table)
+        assert torch.equal(found, rotate(x.float(), *table).bfloat16())
 
 
 @few
