@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from models.losses import dice_loss, fit_to_targets, focal_loss, memory_labels, memory_loss
 from models.samwise import SAMWISE, FramePrediction
 from models.tokenizer import TokenBatch
-from util.memory import keep_freed_memory
 
 
 def alone(value: Tensor) -> Tensor:
@@ -32,8 +31,6 @@ class TrainingNetwork(nn.Module):
 
     def __init__(self, model: SAMWISE, mean_over_processes: Callable[[Tensor], Tensor] = alone) -> None:
         super().__init__()
-        if model.device.type == "cpu":
-            keep_freed_memory()
         self.model = model
         self.mean_over_processes = mean_over_processes
 
