@@ -5,6 +5,7 @@ Features keep their channels last: (B, H, W, C). Further axes: w side of a windo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -15,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from configs.schema import HieraConfig
-from models.sam2.layers import MLP, Linear, attend, linear
+from models.sam2.layers import MLP, Linear, attend
 
 PATCH_STRIDE = 4
 MLP_RATIO = 4
@@ -30,6 +31,23 @@ def split_windows(x: Tensor, window: int) -> Tensor:
 def join_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
     """Inverse of `split_windows`: (windows, w * w, C) -> (B, H, W, C)."""
     return rearrange(x, "(b h w) (p q) c -> b (h p) (w q) c", h=height // window, w=width // window, p=window, q=window)
+
+
+@functools.lru_cache(maxsize=32)
+def window_order(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which token stands in which place of windows that pad a map on the right and at the bottom.
+
+    Returns:
+        (windows * w * w,) int64, the token of each place, H * W where it is padding; and (H * W,) int64, the place of
+        each token.
+    """
+    with torch.inference_mode(False):
+        padded = height + -height % window, width + -width % window
+        tokens = torch.full(padded, height * width, device=device)
+        tokens[:height, :width] = torch.arange(height * width, device=device).view(height, width)
+        places = torch.arange(tokens.numel(), device=device).view(-1, window * window, 1)
+        joined = join_windows(places, window, *padded)[0, :height, :width]
+        return split_windows(tokens[None, :, :, None], window).flatten(), joined.flatten()
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -77,22 +95,23 @@ class WindowAttention(nn.Module):
         if self.window == 0:
             attended = self._attend(self.qkv(x).flatten(1, 2), height, width)
             return self.proj(attended).unflatten(1, (out_height, out_width))
-        pad = (-width % self.window, -height % self.window)
-        qkv = self._padded_qkv(x, pad) if any(pad) else self.qkv(split_windows(x, self.window))
-        attended = self._attend(qkv, self.window, self.window)
         out_window = self.window // 2 if self.pool else self.window
-        pad_height, pad_width = out_height + -out_height % out_window, out_width + -out_width % out_window
-        joined = join_windows(attended, out_window, pad_height, pad_width)
-        return self.proj(joined[:, :out_height, :out_width])
+        if height % self.window or width % self.window:
+            attended = self._attend(self._padded_qkv(x), self.window, self.window)
+            places = window_order(out_height, out_width, out_window, x.device)[1]
+            found = attended.view(x.shape[0], -1, attended.shape[-1]).index_select(1, places)
+            return self.proj(found).unflatten(1, (out_height, out_width))
+        attended = self._attend(self.qkv(split_windows(x, self.window)), self.window, self.window)
+        return self.proj(join_windows(attended, out_window, out_height, out_width))
 
-    def _padded_qkv(self, x: Tensor, pad: tuple[int, int]) -> Tensor:
-        """Project before padding: a padding token is zero, so its projection is the bias.
+    def _padded_qkv(self, x: Tensor) -> Tensor:
+        """Project before splitting, with one token of zeros for all padding.
 
-        (B, H, W, dim) and (columns, rows) to add -> (windows, w * w, 3 * dim_out).
+        (B, H, W, dim) -> (windows, w * w, 3 * dim_out).
         """
-        qkv = linear(x, self.qkv.weight, None)
-        qkv = F.pad(qkv, (0, 0, 0, pad[0], 0, pad[1]))
-        return split_windows(qkv, self.window) + self.qkv.bias.to(qkv.dtype)
+        qkv = self.qkv(F.pad(x.flatten(1, 2), (0, 0, 0, 1)))
+        tokens = window_order(*x.shape[1:3], self.window, x.device)[0]
+        return qkv.index_select(1, tokens).view(-1, self.window**2, qkv.shape[-1])
 
     def _attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
         """(B, H * W, 3 * dim_out) -> (B, H' * W', dim_out)."""

@@ -25,7 +25,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     """activation(x W^T + b); GELU is the exact one.
 
     On a CPU outside training one fused oneDNN kernel does it all: PyTorch's own path copies the bias into the result
-    before the product and passes over it again for the activation (`python tools/benchmark.py linear` compares them).
+    before the product and passes over it again for the activation. Without AVX-512 that kernel is slow at GELU, which
+    then follows in place (`python tools/benchmark.py linear` compares them).
 
     Args:
         x: (..., C).
@@ -40,7 +41,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
         if torch.is_autocast_enabled("cpu"):
             bias = None if bias is None else bias.bfloat16()
             x, weight = (y.bfloat16().contiguous() for y in (x, weight))  # else oneDNN's reference kernel runs
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+        apart = activation == "gelu" and not fuses_gelu()
+        x = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none" if apart else activation, [], "none")
+        return torch.ops.aten.gelu_(x) if apart else x
     x = F.linear(x, weight, bias)
     if activation == "gelu":
         return F.gelu(x)
@@ -66,6 +69,12 @@ def multiplies_halves(x: Tensor) -> bool:
     """Whether autocast has this CPU multiply in bfloat16, and the CPU has instructions for it."""
     dtypes = (torch.float32, torch.bfloat16)
     return x.dtype in dtypes and torch.get_autocast_dtype("cpu") == torch.bfloat16 and has_bfloat16_products()
+
+
+@functools.cache
+def fuses_gelu() -> bool:
+    """Whether the exact GELU costs less inside of oneDNN's product than behind it."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 @functools.cache
