@@ -46,11 +46,13 @@ from util.errors import InputError, run_script
 from util.memory import peak_memory
 from util.paths import atomic_write_json
 
+CLIPS_ON_GPU = 8  # timed together: a GPU computes one while the one before is written
+
 
 def settings_of(options: argparse.Namespace, version: str) -> Settings:
     """What the command line asks for, for one network."""
     given = (options.expressions, options.window, options.precision, options.device, options.compile)
-    return Settings(version, *given)
+    return Settings(version, *given, options.clips or (CLIPS_ON_GPU if options.device.startswith("cuda") else 1))
 
 
 def work(flops: float, seconds: float, rate: float) -> dict[str, float]:
@@ -191,7 +193,8 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     parser.add_argument("--expressions", type=int, default=1, help=f"in end_to_end, 1 to {len(SENTENCES)} (default 1)")
     parser.add_argument("--batch", type=int, default=4, help="E of `expressions` (default 4)")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
-    parser.add_argument("--repeats", type=int, default=3, help="clips that are timed (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="how often clips are timed (default 3)")
+    parser.add_argument("--clips", type=int, help=f"timed together (default 1; on a GPU {CLIPS_ON_GPU})")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, only where two sides are compared")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
@@ -203,9 +206,10 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     if defaults is not None:
         parser.set_defaults(**vars(defaults))
     options = parser.parse_args(argv)
-    counts = (options.expressions, options.batch)
-    if min(options.window, options.repeats) < 1 or not 1 <= min(counts) <= max(counts) <= len(SENTENCES):
-        raise InputError(f"--window and --repeats need at least 1, --expressions and --batch 1 to {len(SENTENCES)}")
+    if min(options.window, options.repeats, 1 if options.clips is None else options.clips) < 1:
+        raise InputError("--window, --repeats and --clips need at least 1")
+    if not all(1 <= count <= len(SENTENCES) for count in (options.expressions, options.batch)):
+        raise InputError(f"--expressions and --batch need 1 to {len(SENTENCES)}")
     return options
 
 

@@ -72,8 +72,11 @@ class Benchmark(Protocol):
     def mask_folders(self) -> list[Path]:
         """The folders that hold masks and nothing else of value, for starting anew."""
 
-    def draw(self, probabilities: Tensor, threshold: float) -> NDArray[np.uint8]:
-        """The mask (H, W) of one target in one frame, from the probabilities (k, H, W) of its expressions."""
+    def draw(self, probabilities: Tensor, threshold: float) -> Tensor:
+        """The mask (H, W) uint8 of one target in one frame, from the probabilities (k, H, W) of its expressions.
+
+        On the device of the probabilities.
+        """
 
     def encode(self, mask: NDArray[np.uint8]) -> bytes:
         """A mask as a PNG."""
@@ -137,9 +140,9 @@ class ExpressionBenchmark:
         """See `Benchmark`."""
         return [self.masks]
 
-    def draw(self, probabilities: Tensor, threshold: float) -> NDArray[np.uint8]:
+    def draw(self, probabilities: Tensor, threshold: float) -> Tensor:
         """See `Benchmark`; values 0 and 255."""
-        return (probabilities[0] > threshold).byte().mul_(255).cpu().numpy()
+        return (probabilities[0] > threshold).byte().mul_(255)
 
     def encode(self, mask: NDArray[np.uint8]) -> bytes:
         """See `Benchmark`; 8-bit grey."""
@@ -226,7 +229,7 @@ class DavisBenchmark:
         """See `Benchmark`."""
         return [self.masks / f"anno_{number}" for number in range(ANNOTATORS)]
 
-    def draw(self, probabilities: Tensor, threshold: float) -> NDArray[np.uint8]:
+    def draw(self, probabilities: Tensor, threshold: float) -> Tensor:
         """See `Benchmark`; object numbers, 0 for the background."""
         return draw_labels(probabilities, threshold)
 

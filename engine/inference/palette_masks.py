@@ -17,7 +17,7 @@ from torch import Tensor
 BACKGROUND = 0.1  # what an object's probability must exceed; below the threshold it counts as 0 in any case
 
 
-def draw_labels(probabilities: Tensor, threshold: float) -> NDArray[np.uint8]:
+def draw_labels(probabilities: Tensor, threshold: float) -> Tensor:
     """Give every pixel to the most probable object, or to none if no probability reaches the threshold.
 
     Args:
@@ -25,11 +25,11 @@ def draw_labels(probabilities: Tensor, threshold: float) -> NDArray[np.uint8]:
         threshold: below which a probability counts as 0.
 
     Returns:
-        (H, W), 0 for the background and 1 to k for the objects; of equal ones the first counts.
+        (H, W) uint8, 0 for the background and 1 to k for the objects; of equal ones the first counts.
     """
     kept = torch.where(probabilities < threshold, 0.0, probabilities)
     background = torch.full_like(kept[:1], BACKGROUND)
-    return torch.cat([background, kept]).argmax(dim=0).byte().cpu().numpy()
+    return torch.cat([background, kept]).argmax(dim=0).byte()
 
 
 def encode_labels(labels: NDArray[np.uint8]) -> bytes:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from datasets.video_index import MASK_SUFFIX, Video
 from engine.infer import Frame, FrameResult, VideoSession, open_session
 from engine.inference.batching import group_videos, is_out_of_memory, partition
 from engine.inference.benchmarks import Benchmark, Target
+from engine.inference.download import Download
 from engine.inference.manifest import digest_of
 from engine.inference.options import InferenceOptions
 from engine.inference.together import segment_together
@@ -92,6 +92,21 @@ class RunningVideo:
         return [f"{frame}{MASK_SUFFIX}" for frame in self.work.video.frames[start : start + window]]
 
 
+@dataclass(frozen=True)
+class DrawnClip:
+    """A clip whose masks are to be written.
+
+    Attributes:
+        own: its video.
+        start: number of its first frame.
+        masks: (H, W) uint8 each, frame by frame one per target.
+    """
+
+    own: RunningVideo
+    start: int
+    masks: Download
+
+
 class Segmenter:
     """Segments groups of videos one after the other.
 
@@ -120,6 +135,11 @@ class Segmenter:
         self.writer = writer
         self.record = record
         self.clocks = Clocks()
+
+    @property
+    def behind(self) -> int:
+        """How many clips of a video are written behind the one that is computed: a GPU computes it meanwhile."""
+        return 1 if self.model.device.type == "cuda" else 0
 
     def run(self, groups: Sequence[Group], bar: tqdm) -> None:
         """Segment groups of videos and wait until everything is written.
@@ -181,9 +201,14 @@ class Segmenter:
         """Segment the videos of a group, whose frames come next in `frames`."""
         running = [self._start(work, alone=len(group) == 1) for work in group]
         window, before = self.options.eval_clip_window, bar.n
+        drawn = deque[DrawnClip]()
         try:
             for start in range(0, max(len(work.video.frames) for work in group), window):
-                self._advance([own for own in running if own.names(start, window)], start, frames, bar)
+                drawn += self._advance([own for own in running if own.names(start, window)], start, frames)
+                while len(drawn) > self.behind * len(running):
+                    self._write(drawn.popleft(), bar)
+            for clip in drawn:
+                self._write(clip, bar)
         except BaseException:
             bar.n = before
             raise
@@ -197,19 +222,27 @@ class Segmenter:
         sessions = [self._open_session(work.video, own) for own in batches]
         return RunningVideo(work, batches, sessions, {target.folder: [] for target in work.targets})
 
-    def _advance(self, running: Sequence[RunningVideo], start: int, frames: Iterator[ResizedFrame], bar: tqdm) -> None:
-        """Segment the clips that begin with frame `start`, and finish the videos that end with them."""
+    def _advance(self, running: Sequence[RunningVideo], start: int, frames: Iterator[ResizedFrame]) -> list[DrawnClip]:
+        """Segment and draw the clips that begin with frame `start`."""
         window = self.options.eval_clip_window
         clips = [list(itertools.islice(frames, len(own.names(start, window)))) for own in running]
-        for own, results in zip(running, self._run_clips(running, clips), strict=True):
-            for offset, name in enumerate(own.names(start, window)):
-                masks = self._draw(own.work.targets, own.batches, [clip[offset] for clip in results])
-                for target, mask in zip(own.work.targets, masks, strict=True):
-                    path = self.benchmark.masks / target.folder / name
-                    own.hashes[target.folder].append(self.writer.write(path, mask, self.benchmark.encode))
-                    bar.update(len(target.expressions))
-            if own.work.targets and not own.names(start + window, window):
-                self._finish(own)
+        return [
+            DrawnClip(own, start, Download(self._draw(own, results)))
+            for own, results in zip(running, self._run_clips(running, clips), strict=True)
+        ]
+
+    def _write(self, clip: DrawnClip, bar: tqdm) -> None:
+        """Hand the masks of a clip to the writer, and finish the video if it ends with them."""
+        own, window = clip.own, self.options.eval_clip_window
+        with self.clocks.model:
+            masks = iter(clip.masks.wait())
+        for name in own.names(clip.start, window):
+            for target in own.work.targets:
+                path = self.benchmark.masks / target.folder / name
+                own.hashes[target.folder].append(self.writer.write(path, next(masks), self.benchmark.encode))
+                bar.update(len(target.expressions))
+        if own.work.targets and not own.names(clip.start + window, window):
+            self._finish(own)
 
     def _finish(self, own: RunningVideo) -> None:
         """Record a video when its masks are written."""
@@ -239,22 +272,27 @@ class Segmenter:
                 found = segment_together(sessions, [clips[number] for number in open_ones])
                 by_video = dict(zip(open_ones, found, strict=True))
                 results = [[by_video[number]] if number in by_video else [] for number in range(len(running))]
-            if self.model.device.type == "cuda":
-                torch.cuda.synchronize(self.model.device)
         return results
 
-    def _draw(
-        self, targets: Sequence[Target], batches: Sequence[range], results: Sequence[FrameResult]
-    ) -> list[NDArray[np.uint8]]:
-        """The masks (H, W) of one frame, one per target."""
+    def _draw(self, own: RunningVideo, results: Sequence[Sequence[FrameResult]]) -> list[Tensor]:
+        """The masks (H, W) of a clip on the device of the network, frame by frame one per target."""
         with self.clocks.postprocess:
-            rows: dict[int, Tensor] = {}
-            for places, result in zip(batches, results, strict=True):
-                rows.update(zip(places, result.probabilities(), strict=True))
             return [
                 self.benchmark.draw(torch.stack([rows[place] for place in target.expressions]), self.options.threshold)
-                for target in targets
+                for rows in self._probabilities(own.batches, results)
+                for target in own.work.targets
             ]
+
+    @staticmethod
+    def _probabilities(
+        batches: Sequence[range], results: Sequence[Sequence[FrameResult]]
+    ) -> Iterator[dict[int, Tensor]]:
+        """For every frame the probabilities (H, W) of each expression, by its place."""
+        for frame in zip(*results, strict=True):
+            rows: dict[int, Tensor] = {}
+            for places, result in zip(batches, frame, strict=True):
+                rows.update(zip(places, result.probabilities(), strict=True))
+            yield rows
 
 
 def _digests(folders: Sequence[str], hashes: Sequence[str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import models.sam2.position_encoding as position_encoding
 from engine.infer import open_session
+from engine.inference.download import Download
 from engine.inference.together import segment_together
 from engine.train.network import TrainingNetwork
 from models.samwise import SAMWISE
@@ -102,6 +103,31 @@ def test_nothing_waits_for_the_gpu_inside_a_clip(gpu: FakeTensorMode, precision:
                 assert probabilities.shape == (len(SENTENCES), 36, 64)
                 assert probabilities.dtype == torch.float32
     assert not crossings.found, crossings.found[0]
+
+
+def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU was given is marked behind the last copy, and only who asks for the masks waits for the mark."""
+    calls: list[str] = []
+
+    class Event:
+        def record(self, stream: str) -> None:
+            calls.append(f"mark in {stream}")
+
+        def synchronize(self) -> None:
+            calls.append("wait")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    model = on_gpu(gpu)
+    with gpu, Crossings() as crossings:
+        results = open_session(model, SENTENCES, window=WINDOW).feed(clip(0))
+        assert not crossings.found
+        download = Download([(result.probabilities() > 0.5).byte() for result in results])
+        assert len(crossings.found) == WINDOW
+        assert calls == ["mark in the stream of cuda:0"]
+        monkeypatch.setattr(np, "asarray", lambda tensor: (str(tensor.device), tensor.shape))  # there is no content
+        assert download.wait() == [("cpu", (len(SENTENCES), 36, 64))] * WINDOW
+    assert calls[1:] == ["wait"]
 
 
 def test_nothing_waits_for_the_gpu_between_several_videos(gpu: FakeTensorMode) -> None:

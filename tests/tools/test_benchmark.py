@@ -59,6 +59,21 @@ def test_a_clip_from_files_to_files(pipeline: Pipeline, tmp_path: Path) -> None:
     assert {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in masks} == {(40, 96)}
 
 
+def test_several_clips_in_a_row_give_the_same_files(
+    micro_model: SAMWISE, tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the masks of a clip are written while the next one is computed, as on a GPU."""
+    found = []
+    for behind in (0, 1):
+        monkeypatch.setattr(Pipeline, "behind", behind)
+        with Pipeline(micro_model, Settings("micro", window=4, clips=3), tmp_path / str(behind)) as pipeline:
+            assert pipeline.clip().frames == 12
+        files = sorted((tmp_path / str(behind) / "masks").rglob("*.png"))
+        found.append([file.read_bytes() for file in files])
+        assert len(files) == 12
+    assert found[0] == found[1]
+
+
 def test_parts_add_up_and_savings_are_counted(pipeline: Pipeline) -> None:
     pipeline.clip()
     counted, timed = pipeline.clip_in_parts(count=True), pipeline.clip_in_parts()
@@ -123,6 +138,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "ratio" in capsys.readouterr().out
     with pytest.raises(InputError, match="at least 1"):
         benchmark.main(["linear", "--repeats", "0"])
+    with pytest.raises(InputError, match="--clips need at least 1"):
+        benchmark.main(["linear", "--clips", "0"])
+    with pytest.raises(InputError, match="--batch need 1 to 8"):
+        benchmark.main(["expressions", "--batch", "9"])
     with pytest.raises(InputError, match="git worktree"):
         benchmark.main(["end_to_end", "--compare", "no-such-revision"])
     with pytest.raises(InputError, match="compiled network has no parts"):

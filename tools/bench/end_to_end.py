@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,11 @@ from models.samwise import SAMWISE
 from util.background import prefetch
 
 from .measure import Part, flop_counter, part_clock, synchronize, timed
+
+try:
+    from engine.inference.download import Download
+except ImportError:  # an earlier revision, which waits for every mask
+    Download = None  # type: ignore[assignment, misc]
 
 FRAME_SIZE = (540, 960)
 SENTENCES = (
@@ -56,6 +62,7 @@ class Settings:
         precision: `fp32`, `tf32` or `bf16`.
         device: of the network.
         compile: whether the network is compiled.
+        clips: that are timed together, from the first file to the last mask.
     """
 
     version: str
@@ -64,11 +71,12 @@ class Settings:
     precision: str = "fp32"
     device: str = "cpu"
     compile: bool = False
+    clips: int = 1
 
 
 @dataclass
 class Clip:
-    """One clip that was segmented.
+    """One clip, or several in a row, that were segmented.
 
     Attributes:
         frames: how many.
@@ -154,23 +162,39 @@ class Pipeline:
     def fill(self) -> None:
         """Segment until the memory is full: also the warm-up."""
         while self.session.frames_done < FILLING:
-            self.clip()
+            self.clip(1)
 
-    def clip(self) -> Clip:
-        """Segment one clip and wait until its masks are written."""
-        start = time.perf_counter()
-        results = self.session.feed(itertools.islice(self._frames, self.settings.window))
-        for result in results:
-            for number, mask in enumerate(self._masks(result)):
-                path = self.folder / "masks" / str(number) / f"{result.index % FILES:05d}.png"
-                self._writer.write(path, mask, encode_png)
+    @property
+    def behind(self) -> int:
+        """How many clips are written behind the one that is computed, as in `engine.inference.segment`."""
+        return 1 if self.model.device.type == "cuda" and Download is not None else 0
+
+    def clip(self, count: int | None = None) -> Clip:
+        """Segment `count` clips in a row (by default those of the settings), and wait until their masks are written."""
+        start, done, drawn = time.perf_counter(), self.session.frames_done, deque[list[tuple[int, Any]]]()
+        for _ in range(count or self.settings.clips):
+            results = self.session.feed(itertools.islice(self._frames, self.settings.window))
+            drawn.append([(result.index, self._masks(result)) for result in results])
+            if len(drawn) > self.behind:
+                self._write(drawn.popleft())
+        for clip in drawn:
+            self._write(clip)
         self._writer.drain()
         synchronize(self.model.device)
-        return Clip(len(results), time.perf_counter() - start)
+        return Clip(self.session.frames_done - done, time.perf_counter() - start)
 
-    def _masks(self, result: infer.FrameResult) -> np.ndarray:
-        """(E, H, W) uint8, 0 or 255."""
-        return result.masks().astype(np.uint8) * 255
+    def _masks(self, result: infer.FrameResult) -> Any:
+        """(E, H, W) uint8, 0 or 255: on their way to the host, or there."""
+        if Download is None:
+            return result.masks().astype(np.uint8) * 255
+        return Download([(result.probabilities() > 0.5).byte().mul_(255)])
+
+    def _write(self, clip: list[tuple[int, Any]]) -> None:
+        """Hand over the masks of a clip: of each frame its number and what `_masks` returned."""
+        for index, masks in clip:
+            for number, mask in enumerate(masks if Download is None else masks.wait()[0]):
+                path = self.folder / "masks" / str(number) / f"{index % FILES:05d}.png"
+                self._writer.write(path, mask, encode_png)
 
     def clip_in_parts(self, count: bool = False) -> Clip:
         """`clip` with a table of parts, which on a GPU waits for every part; `count` also counts FLOPs (slow)."""
@@ -185,7 +209,7 @@ class Pipeline:
             stack.enter_context(self._timed_frames(wait))
             if counter is not None:
                 stack.enter_context(counter)
-            clip = self.clip()
+            clip = self.clip(1)
         parts |= dict(zip(names, outside, strict=True))
         inside = sum(part.seconds for part in parts.values())
         counted = sum(part.flops for part in parts.values())

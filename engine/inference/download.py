@@ -1,0 +1,34 @@
+"""Results on their way from the device to the host, while the device already works on what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Download:
+    """Tensors that travel to the host; nobody waits before they are asked for.
+
+    A GPU works in order: what it is given after this does not delay them.
+
+    Args:
+        tensors: of one device.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._hosted = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # from a GPU to page-locked memory
+        self._arrived: torch.cuda.Event | None = None
+        if tensors and tensors[0].is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
+
+    def wait(self) -> list[NDArray[Any]]:
+        """Their content, in the same order."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [np.asarray(tensor) for tensor in self._hosted]

@@ -1,0 +1,74 @@
+"""On a GPU the masks of a clip are written while the next one is computed; here a CPU does both, in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datasets.mevis import open_mevis
+from datasets.video_index import VideoDataset
+from engine.inference.benchmarks import ExpressionBenchmark
+from engine.inference.download import Download
+from engine.inference.options import InferenceOptions
+from engine.inference.run import run_benchmark
+from engine.inference.segment import Segmenter
+from engine.inference.writer import MaskWriter
+from models.samwise import SAMWISE
+from tests import miniature
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+VIDEOS = {"one": (1, (24, 32)), "seven": (7, (24, 40)), "nine": (9, (24, 40))}  # frames, size
+WINDOW = 3
+ALONE = InferenceOptions(num_workers=0, expressions_per_batch=16, eval_clip_window=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> VideoDataset:
+    root = tmp_path_factory.mktemp("mevis")
+    miniature.write_mevis(root, "valid", VIDEOS)
+    return open_mevis(root, "valid")
+
+
+def zip_of(model: SAMWISE, dataset: VideoDataset, folder: Path, options: InferenceOptions) -> bytes:
+    run_benchmark(model, ExpressionBenchmark(dataset, folder), options)
+    return (folder / "Annotations.zip").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options", [ALONE, replace(ALONE, expressions_per_batch=1), replace(ALONE, videos_per_batch=3)]
+)
+def test_the_zip_is_the_same(
+    options: InferenceOptions,
+    dataset: VideoDataset,
+    micro_model: SAMWISE,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_once = zip_of(micro_model, dataset, tmp_path / "at_once", options)
+    monkeypatch.setattr(Segmenter, "behind", 1)
+    assert zip_of(micro_model, dataset, tmp_path / "behind", options) == at_once
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_a_clip_waits_for_its_masks_when_the_next_one_has_been_given_out(
+    behind: int, dataset: VideoDataset, micro_model: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    run_clips, wait, finish = Segmenter._run_clips, Download.wait, MaskWriter.after
+
+    def note(name: str, function):  # type: ignore[no-untyped-def]
+        return lambda *args: (calls.append(name), function(*args))[1]
+
+    monkeypatch.setattr(Segmenter, "behind", behind)
+    monkeypatch.setattr(Segmenter, "_run_clips", note("compute", run_clips))
+    monkeypatch.setattr(Download, "wait", note("wait", wait))
+    monkeypatch.setattr(MaskWriter, "after", note("finish", finish))
+    zip_of(micro_model, dataset, tmp_path, ALONE)
+    expected = {
+        0: ["compute", "wait", "finish"] + ["compute", "wait"] * 3 + ["finish"] + ["compute", "wait"] * 3 + ["finish"],
+        1: ["compute", "wait", "finish"] + ["compute", *["compute", "wait"] * 2, "wait", "finish"] * 2,
+    }
+    assert calls == expected[behind]
