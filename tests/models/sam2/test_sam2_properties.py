@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -301,13 +302,14 @@ def test_rotation_is_the_same_with_gradients_and_without(rows: int, columns: int
 @few
 @given(st.integers(1, 4), st.integers(1, 90), st.sampled_from(["none", "relu", "gelu"]), st.booleans())
 def test_linear_equals_that_of_torch(batch: int, rows: int, activation: Activation, biased: bool) -> None:
-    """Fused or not, also for input that is not contiguous."""
+    """Fused or not, with GELU inside the product or behind it, also for input that is not contiguous."""
     x, weight, bias = noise(batch, 7, rows).transpose(1, 2), noise(5, 7, seed=2), noise(5, seed=3) if biased else None
     expected = F.linear(x, weight, bias)
     expected = {"none": expected, "relu": expected.relu(), "gelu": F.gelu(expected)}[activation]
     close(linear(x, weight, bias, activation), expected)
-    with torch.inference_mode():
-        close(linear(x, weight, bias, activation), expected)
+    for inside in (True, False):
+        with torch.inference_mode(), patch("models.sam2.layers.fuses_gelu", lambda inside=inside: inside):
+            close(linear(x, weight, bias, activation), expected)
 
 
 @few
