@@ -2,7 +2,8 @@
 
 The state is four tensors with room for all memories and pointers from the first frame on; places that are still empty
 are masked, and CME's decisions are taken without leaving the device. Nothing depends on values or on the frame's number
-but the values themselves, so one graph serves every frame.
+but the values themselves, so one graph serves every frame; a second one, without masks, serves those that find the
+memory full.
 
 Axes: E expressions, N = H * W tokens of the stride-16 map, M memories, P pointers, K keys, C width, D memory channels,
 S side of the network input.
@@ -22,7 +23,7 @@ from models.sam2.mask_decoder import DecodedMask
 from models.sam2.memory_attention import MemoryAttentionLayer, RotaryAttention
 from models.sam2.position_encoding import rotary_table, rotate, sine_2d
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
-from models.samwise import SAMWISE, FrameFeatures
+from models.samwise import SAMWISE, FrameFeatures, Prompts
 
 
 class StreamState(NamedTuple):
@@ -53,6 +54,11 @@ class FrameMasks(NamedTuple):
     logits: Tensor
     scores: Tensor
     ious: Tensor
+
+
+def _twice(x: Tensor) -> Tensor:
+    """The samples, and once more: (E, ...) -> (2 E, ...), without a copy where all samples are one."""
+    return x[None].expand(2, *x.shape).flatten(0, 1)
 
 
 def without_parts(module: nn.Module, names: set[str]) -> nn.Module:
@@ -100,25 +106,33 @@ class StaticStep(nn.Module):
             torch.zeros((), dtype=torch.long, device=like.device),
         )
 
-    def forward(self, frame: FrameFeatures, state: StreamState) -> tuple[FrameMasks, StreamState]:
+    @property
+    def frames_until_full(self) -> int:
+        """After how many frames no place of the state is empty."""
+        return max(self.config.sam2.max_memories, self.config.sam2.max_pointers)
+
+    def forward(self, frame: FrameFeatures, state: StreamState, full: bool = False) -> tuple[FrameMasks, StreamState]:
         """Segment one frame and remember it.
 
         Args:
             frame: of E expressions; high-resolution features that all of them share may be there once.
             state: of the video.
+            full: says that at least `frames_until_full` frames were seen: nothing is masked then, which lets a GPU use
+                its fastest attention.
 
         Returns:
             The result, and the state for the next frame.
         """
         features, prompts, grid = frame.map, frame.prompts, (self.side, self.side)
         fine, middle = (x.expand(features.shape[0], -1, -1, -1) for x in frame.fine)
-        conditioned = self._read_memory(features, state)
-        decoded = self.sam.decode(conditioned, prompts, (fine, middle), grid)
+        conditioned, last_switch = self._read_memory(features, state, full), state.last_switch
+        if self.conditional_memory_encoder is None:
+            decoded, memoryless = self.sam.decode(conditioned, prompts, (fine, middle), grid), None
+        else:
+            decoded, memoryless = self._decode_twice(conditioned, features, prompts, (fine, middle))
         pointer = self.sam.object_pointer(decoded)
         logits = self.sam.enlarge(decoded.logits, self.config.sam2.image_size)
-        last_switch = state.last_switch
-        if self.conditional_memory_encoder is not None:
-            memoryless = self.sam.decode(self.sam.without_memory(features), prompts, (fine, middle), grid)
+        if memoryless is not None:
             chosen = self._choose(pointer, memoryless, state)
             other = self.sam.enlarge(memoryless.logits, self.config.sam2.image_size)
             switched = switched_logits(self.config.switch_mem, logits, other)
@@ -133,6 +147,15 @@ class StaticStep(nn.Module):
         )
         return FrameMasks(decoded.logits, decoded.score, decoded.iou), after
 
+    def _decode_twice(
+        self, conditioned: Tensor, features: Tensor, prompts: Prompts, fine: tuple[Tensor, Tensor]
+    ) -> tuple[DecodedMask, DecodedMask]:
+        """With memory and without, as one batch: a GPU starts half as many kernels."""
+        images = torch.cat([conditioned, self.sam.without_memory(features)])
+        sparse, keep = prompts
+        both = (_twice(sparse), None if keep is None else _twice(keep))
+        return self.sam.decode(images, both, (_twice(fine[0]), _twice(fine[1])), (self.side, self.side)).halves()
+
     def _choose(self, pointer: Tensor, memoryless: DecodedMask, state: StreamState) -> Tensor:
         """(E,) bool: where CME looks (see `Session.expressions_to_check`) and sees another object."""
         assert self.conditional_memory_encoder is not None
@@ -141,15 +164,15 @@ class StaticStep(nn.Module):
         due = (state.frame_index > window) & (state.frame_index - state.last_switch >= window - 1)
         return due & (decision[:, 1] > decision[:, 0])
 
-    def _read_memory(self, features: Tensor, state: StreamState) -> Tensor:
-        """`SAM2.read_memory` with masked places: (E, N, C) -> (E, N, C)."""
+    def _read_memory(self, features: Tensor, state: StreamState, full: bool) -> Tensor:
+        """`SAM2.read_memory` with masked places, unless all are `full`: (E, N, C) -> (E, N, C)."""
         attention = self.sam.memory_attention
         tokens = state.pointers.unflatten(-1, (-1, state.memories.shape[-1]))  # (E, P, parts, D)
         ages = range(state.memories.shape[1], 0, -1)
         position = [self.memory_place + self.sam.maskmem_tpos_enc[age - 1].flatten(0, 1) for age in ages]
         position.append(self.sam._pointer_position(tokens))
         memory = torch.cat([state.memories.flatten(1, 2), tokens.flatten(1, 2)], dim=1)
-        key, keep = memory + torch.cat(position), self._keep(state, tokens.shape[2])
+        key, keep = memory + torch.cat(position), None if full else self._keep(state, tokens.shape[2])
         x = features + 0.1 * self.place
         unplaced = tokens.shape[1] * tokens.shape[2]
         for layer in attention.layers:
@@ -158,7 +181,8 @@ class StaticStep(nn.Module):
             x = x + self._attend(layer.self_attn, normed, normed, normed)
             x = x + self._attend(layer.cross_attn_image, layer.norm2(x), key, memory, unplaced, keep)
             x = x + layer.linear2(layer.linear1(layer.norm3(x), "relu"))
-        return torch.where(state.frame_index > 0, attention.norm(x), self.sam.without_memory(features))
+        x = attention.norm(x)
+        return x if full else torch.where(state.frame_index > 0, x, self.sam.without_memory(features))
 
     def _keep(self, state: StreamState, parts: int) -> Tensor:
         """(K,) bool: keys of frames that there were. One map is always kept, since nothing to read gives no number."""

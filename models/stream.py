@@ -94,7 +94,8 @@ class StaticStream:
 
     def step(self, frame: FrameFeatures) -> FrameMasks:
         """See `Stream`."""
-        masks, self._state = self._static_step(frame.packed(), self._state)
+        full = self._frame_index >= self._static_step.frames_until_full
+        masks, self._state = self._static_step(frame.packed(), self._state, full)
         self._frame_index += 1
         return masks
 

@@ -110,6 +110,12 @@ class DecodedMask:
         """The same with `logit` everywhere in the masks of invisible objects."""
         return replace(self, logits=self.logits.masked_fill(~self.visible[:, None, None], logit))
 
+    def halves(self) -> tuple[DecodedMask, DecodedMask]:
+        """The first and the second half of the samples."""
+        parts = (self.logits, self.mask_token, self.early_token, self.iou, self.score)
+        first, second = zip(*(x.unflatten(0, (2, -1)).unbind() for x in parts), strict=True)
+        return DecodedMask(*first), DecodedMask(*second)
+
 
 class MaskDecoder(nn.Module):
     """See the module's first line.

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.samwise import SAMWISE, FrameFeatures
 from models.static_step import StaticStep
@@ -91,8 +92,26 @@ def test_both_streams_give_the_same_masks(
     assert 0.01 < masked < 0.99
 
 
-def test_a_frame_is_one_graph_and_is_compiled_once() -> None:
-    """No decision leaves the device: the graph would break, which is an error here. 24 frames: the memory fills."""
+@torch.inference_mode()
+def test_a_full_memory_is_read_without_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_micro(seed=2, **SMALLEST)
+    stream, attention, masked = StaticStream(StaticStep(model), len(SENTENCES)), F.scaled_dot_product_attention, []
+
+    def count(*args: torch.Tensor, **keywords: object) -> torch.Tensor:
+        masked[-1] += (args[3] if len(args) > 3 else keywords.get("attn_mask")) is not None
+        return attention(*args, **keywords)
+
+    frames = list(random_frames(model, FRAMES))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", count)
+    for frame in frames:
+        masked.append(0)
+        stream.step(frame)
+    layers, full = model.config.sam2.memory_attention_layers, model.config.sam2.max_pointers
+    assert masked == [layers] * full + [0] * (FRAMES - full)
+
+
+def test_a_frame_is_one_graph_while_the_memory_fills_and_one_afterwards() -> None:
+    """No decision leaves the device: the graph would break, which is an error here."""
     model = inclined(build_micro(seed=2, **SMALLEST), 0.3)
     step, graphs = StaticStep(model), []
 
@@ -108,7 +127,7 @@ def test_a_frame_is_one_graph_and_is_compiled_once() -> None:
             if number in EXCHANGES:
                 compiled.load_state_dict(plain.state_dict())
             torch.testing.assert_close(compiled.step(frame).logits, plain.step(frame).logits, rtol=1e-4, atol=1e-4)
-    assert len(graphs) == 1
+            assert len(graphs) == (1 if number < model.config.sam2.max_pointers else 2)
     assert compiled.state_dict()["last_switch"].any()
     torch._dynamo.reset()
 
