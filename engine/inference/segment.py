@@ -99,12 +99,12 @@ class DrawnClip:
     Attributes:
         own: its video.
         start: number of its first frame.
-        masks: (H, W) uint8 each, frame by frame one per target.
+        frames: of each frame the masks (H, W) uint8, one per target.
     """
 
     own: RunningVideo
     start: int
-    masks: Download
+    frames: Iterable[Download]
 
 
 class Segmenter:
@@ -226,20 +226,23 @@ class Segmenter:
         """Segment and draw the clips that begin with frame `start`."""
         window = self.options.eval_clip_window
         clips = [list(itertools.islice(frames, len(own.names(start, window)))) for own in running]
-        return [
-            DrawnClip(own, start, Download(self._draw(own, results)))
-            for own, results in zip(running, self._run_clips(running, clips), strict=True)
+        results = self._run_clips(running, clips)
+        drawn = [
+            DrawnClip(own, start, self._draw(own, found, len(clip)))
+            for own, found, clip in zip(running, results, clips, strict=True)
         ]
+        # All at once before a GPU gets the next clip; otherwise frame by frame, as they are written.
+        return [DrawnClip(clip.own, start, list(clip.frames)) for clip in drawn] if self.behind else drawn
 
     def _write(self, clip: DrawnClip, bar: tqdm) -> None:
         """Hand the masks of a clip to the writer, and finish the video if it ends with them."""
         own, window = clip.own, self.options.eval_clip_window
-        with self.clocks.model:
-            masks = iter(clip.masks.wait())
-        for name in own.names(clip.start, window):
-            for target in own.work.targets:
+        for name, frame in zip(own.names(clip.start, window), clip.frames, strict=True):
+            with self.clocks.model:
+                masks = frame.wait()
+            for target, mask in zip(own.work.targets, masks, strict=True):
                 path = self.benchmark.masks / target.folder / name
-                own.hashes[target.folder].append(self.writer.write(path, next(masks), self.benchmark.encode))
+                own.hashes[target.folder].append(self.writer.write(path, mask, self.benchmark.encode))
                 bar.update(len(target.expressions))
         if own.work.targets and not own.names(clip.start + window, window):
             self._finish(own)
@@ -274,25 +277,20 @@ class Segmenter:
                 results = [[by_video[number]] if number in by_video else [] for number in range(len(running))]
         return results
 
-    def _draw(self, own: RunningVideo, results: Sequence[Sequence[FrameResult]]) -> list[Tensor]:
-        """The masks (H, W) of a clip on the device of the network, frame by frame one per target."""
-        with self.clocks.postprocess:
-            return [
-                self.benchmark.draw(torch.stack([rows[place] for place in target.expressions]), self.options.threshold)
-                for rows in self._probabilities(own.batches, results)
-                for target in own.work.targets
-            ]
-
-    @staticmethod
-    def _probabilities(
-        batches: Sequence[range], results: Sequence[Sequence[FrameResult]]
-    ) -> Iterator[dict[int, Tensor]]:
-        """For every frame the probabilities (H, W) of each expression, by its place."""
-        for frame in zip(*results, strict=True):
-            rows: dict[int, Tensor] = {}
-            for places, result in zip(batches, frame, strict=True):
-                rows.update(zip(places, result.probabilities(), strict=True))
-            yield rows
+    def _draw(self, own: RunningVideo, results: Sequence[Sequence[FrameResult]], length: int) -> Iterator[Download]:
+        """Of each of a clip's `length` frames the masks (H, W), one per target, drawn where the network is."""
+        for number in range(length):
+            with self.clocks.postprocess:
+                rows: dict[int, Tensor] = {}
+                for places, clip in zip(own.batches, results, strict=True):
+                    rows.update(zip(places, clip[number].probabilities(), strict=True))
+                masks = [
+                    self.benchmark.draw(
+                        torch.stack([rows[place] for place in target.expressions]), self.options.threshold
+                    )
+                    for target in own.work.targets
+                ]
+            yield Download(masks)
 
 
 def _digests(folders: Sequence[str], hashes: Sequence[str]) -> dict[str, str]:

@@ -99,7 +99,7 @@ class WindowAttention(nn.Module):
         if height % self.window or width % self.window:
             attended = self._attend(self._padded_qkv(x), self.window, self.window)
             places = window_order(out_height, out_width, out_window, x.device)[1]
-            found = attended.view(x.shape[0], -1, attended.shape[-1]).index_select(1, places)
+            found = attended.unflatten(0, (x.shape[0], -1)).flatten(1, 2).index_select(1, places)
             return self.proj(found).unflatten(1, (out_height, out_width))
         attended = self._attend(self.qkv(split_windows(x, self.window)), self.window, self.window)
         return self.proj(join_windows(attended, out_window, out_height, out_width))
@@ -111,7 +111,7 @@ class WindowAttention(nn.Module):
         """
         qkv = self.qkv(F.pad(x.flatten(1, 2), (0, 0, 0, 1)))
         tokens = window_order(*x.shape[1:3], self.window, x.device)[0]
-        return qkv.index_select(1, tokens).view(-1, self.window**2, qkv.shape[-1])
+        return qkv.index_select(1, tokens).unflatten(1, (-1, self.window**2)).flatten(0, 1)
 
     def _attend(self, qkv: Tensor, height: int, width: int) -> Tensor:
         """(B, H * W, 3 * dim_out) -> (B, H' * W', dim_out)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,16 +61,22 @@ def test_a_clip_waits_for_its_masks_when_the_next_one_has_been_given_out(
     calls: list[str] = []
     run_clips, wait, finish = Segmenter._run_clips, Download.wait, MaskWriter.after
 
-    def note(name: str, function):  # type: ignore[no-untyped-def]
-        return lambda *args: (calls.append(name), function(*args))[1]
+    def note(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any) -> Any:
+            if [*calls[-1:], name] != ["wait", "wait"]:  # a clip waits once for every frame
+                calls.append(name)
+            return function(*args)
+
+        return noted
 
     monkeypatch.setattr(Segmenter, "behind", behind)
     monkeypatch.setattr(Segmenter, "_run_clips", note("compute", run_clips))
     monkeypatch.setattr(Download, "wait", note("wait", wait))
     monkeypatch.setattr(MaskWriter, "after", note("finish", finish))
     zip_of(micro_model, dataset, tmp_path, ALONE)
+    at_once, last = ["compute", "wait"], ["finish"]
     expected = {
-        0: ["compute", "wait", "finish"] + ["compute", "wait"] * 3 + ["finish"] + ["compute", "wait"] * 3 + ["finish"],
-        1: ["compute", "wait", "finish"] + ["compute", *["compute", "wait"] * 2, "wait", "finish"] * 2,
+        0: at_once + last + 2 * (3 * at_once + last),
+        1: at_once + last + 2 * (["compute"] + 2 * at_once + last),
     }
     assert calls == expected[behind]

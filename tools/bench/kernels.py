@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.sam2.layers import attend, attend_in_blocks, has_bfloat16_products, linear
+from models.sam2.layers import attend, attend_in_blocks, fuses_gelu, has_bfloat16_products, linear
 from util.memory import keep_freed_memory
 
 from .measure import synchronize
@@ -37,19 +38,24 @@ def own_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(F.linear(x, weight, bias))
 
 
+def fused_linear(x: Tensor, weight: Tensor, bias: Tensor, inside: bool) -> Tensor:
+    """`linear` with GELU inside of the fused product, or behind it."""
+    with patch("models.sam2.layers.fuses_gelu", lambda: inside):
+        return linear(x, weight, bias, "gelu")
+
+
 def benchmark_linear(options: argparse.Namespace) -> dict[str, Any]:
     """Linear layer with GELU at the sizes of Hiera base."""
     results = {}
+    print(f"the network has GELU {'inside' if fuses_gelu() else 'behind'}")
     for rows, inputs, outputs in ((65536, 112, 448), (16384, 224, 896), (4096, 448, 1792), (1024, 896, 3584)):
-        x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-        found = alternate(
-            {"own": partial(own_linear, x, weight, bias), "fused": partial(linear, x, weight, bias, "gelu")},
-            options.repeats,
-        )
-        name = f"{rows}x{inputs} to {outputs}"
-        results[name] = found
-        print(f"{name:24} own {found['own'] * 1e3:7.1f} ms, fused {found['fused'] * 1e3:7.1f} ms, "
-              f"ratio {found['fused'] / found['own']:.2f}")  # fmt: skip
+        given = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+        ways: dict[str, Callable[[], Tensor]] = {"own": partial(own_linear, *given)}
+        ways |= {name: partial(fused_linear, *given, name == "inside") for name in ("inside", "behind")}
+        found = results[f"{rows}x{inputs} to {outputs}"] = alternate(ways, options.repeats)
+        print(f"{f'{rows}x{inputs} to {outputs}':24} own {found['own'] * 1e3:7.1f} ms, fused with GELU inside "
+              f"{found['inside'] * 1e3:7.1f} ms, behind {found['behind'] * 1e3:7.1f} ms, ratios "
+              f"{found['inside'] / found['own']:.2f} and {found['behind'] / found['own']:.2f}")  # fmt: skip
     return results
 
 
