@@ -147,8 +147,8 @@ def to_network_input(frames: Sequence[np.ndarray], side: int, device: torch.devi
     Returns:
         (T, 3, S, S) float32.
     """
-    pixels = torch.from_numpy(np.stack(frames))
-    if torch.device(device).type == "cuda":
+    pixels, locked = torch.from_numpy(np.stack(frames)), torch.device(device).type == "cuda"
+    if locked:
         pixels = pixels.pin_memory()
-    normal = normalise(pixels.to(device, non_blocking=True).permute(0, 3, 1, 2))
+    normal = normalise(pixels.to(device, non_blocking=locked).permute(0, 3, 1, 2))
     return F.pad(normal, (0, side - normal.shape[3], 0, side - normal.shape[2]))

@@ -57,7 +57,7 @@ class FrameMasks(NamedTuple):
 
 
 def _twice(x: Tensor) -> Tensor:
-    """The samples, and once more: (E, ...) -> (2 E, ...), without a copy where all samples are one."""
+    """The samples, and once more: (E, ...) -> (2 E, ...), without a copy for E = 1."""
     return x[None].expand(2, *x.shape).flatten(0, 1)
 
 

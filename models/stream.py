@@ -19,6 +19,7 @@ import torch
 from models.samwise import SAMWISE, FrameFeatures
 from models.static_step import FrameMasks, StaticStep, StreamState
 
+MOST_GRAPHS = 16  # of the encoder, and of the step: for numbers of sentences and of verbs, with filling and full memory
 _COMPILED: WeakKeyDictionary[SAMWISE, StaticStep] = WeakKeyDictionary()  # the step of each network that was compiled
 
 
@@ -156,7 +157,7 @@ def compile_network(model: SAMWISE, **options: Any) -> None:
 
     Clips of one length with the same number of sentences and tokens share a graph of the encoder; the first clip of
     another length or number has one more compiled, which serves further ones as well. The step depends on the number of
-    sentences alone (and of verbs, with motion prompts).
+    sentences (and of verbs, with motion prompts), and on whether the memory is full.
 
     Args:
         model: the network, on its device; what it computes stays the same up to rounding.
@@ -164,6 +165,9 @@ def compile_network(model: SAMWISE, **options: Any) -> None:
     """
     if is_compiled(model):
         return
+    from torch._dynamo import config  # takes a second, and only compilation needs it
+
+    config.cache_size_limit = max(config.cache_size_limit, MOST_GRAPHS)
     step = StaticStep(model)
     step.compile(**options)
     model.encode = torch.compile(model.encode, **options)  # type: ignore[method-assign]

@@ -21,7 +21,8 @@ class Download:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._hosted = [tensor.to("cpu", non_blocking=True) for tensor in tensors]  # from a GPU to page-locked memory
+        # From CUDA to page-locked memory, which an event says to be filled; any other copy is waited for.
+        self._hosted = [tensor.to("cpu", non_blocking=tensor.is_cuda) for tensor in tensors]
         self._arrived: torch.cuda.Event | None = None
         if tensors and tensors[0].is_cuda:
             self._arrived = torch.cuda.Event()

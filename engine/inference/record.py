@@ -132,7 +132,7 @@ class RunRecord:
         self._write()
 
     def add_timing(self, timings: Sequence[Mapping[str, float]]) -> None:
-        """Note and print what every process did and the seconds that it took, see `Segmenter.timing`.
+        """Note and print what every process did and the seconds that it took, see `Clocks`.
 
         Decoding and writing run beside the model; "write" is a sum over threads.
         """

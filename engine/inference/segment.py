@@ -63,7 +63,10 @@ Group = tuple[VideoWork, ...]
 
 @dataclass
 class Clocks:
-    """Where the time goes: decoding runs beside the model, and `wait` is what the model waits for it."""
+    """Where the time goes: decoding runs beside the model, and `wait` is what the model waits for it.
+
+    A GPU draws masks behind the network's own work: both count as `model` there, and `postprocess` is next to nothing.
+    """
 
     decode: Stopwatch = field(default_factory=Stopwatch)
     wait: Stopwatch = field(default_factory=Stopwatch)
@@ -138,7 +141,10 @@ class Segmenter:
 
     @property
     def behind(self) -> int:
-        """How many clips of a video are written behind the one that is computed: a GPU computes it meanwhile."""
+        """How many clips of a video are written behind the one that is computed: a GPU computes it meanwhile.
+
+        The masks of so many clips, and of one more, are in page-locked memory, outside of the writer's limit.
+        """
         return 1 if self.model.device.type == "cuda" else 0
 
     def run(self, groups: Sequence[Group], bar: tqdm) -> None:
@@ -201,14 +207,14 @@ class Segmenter:
         """Segment the videos of a group, whose frames come next in `frames`."""
         running = [self._start(work, alone=len(group) == 1) for work in group]
         window, before = self.options.eval_clip_window, bar.n
-        drawn = deque[DrawnClip]()
+        drawn = deque[list[DrawnClip]]()
         try:
             for start in range(0, max(len(work.video.frames) for work in group), window):
-                drawn += self._advance([own for own in running if own.names(start, window)], start, frames)
-                while len(drawn) > self.behind * len(running):
+                drawn.append(self._advance([own for own in running if own.names(start, window)], start, frames))
+                if len(drawn) > self.behind:
                     self._write(drawn.popleft(), bar)
-            for clip in drawn:
-                self._write(clip, bar)
+            for clips in drawn:
+                self._write(clips, bar)
         except BaseException:
             bar.n = before
             raise
@@ -234,18 +240,20 @@ class Segmenter:
         # All at once before a GPU gets the next clip; otherwise frame by frame, as they are written.
         return [DrawnClip(clip.own, start, list(clip.frames)) for clip in drawn] if self.behind else drawn
 
-    def _write(self, clip: DrawnClip, bar: tqdm) -> None:
-        """Hand the masks of a clip to the writer, and finish the video if it ends with them."""
-        own, window = clip.own, self.options.eval_clip_window
-        for name, frame in zip(own.names(clip.start, window), clip.frames, strict=True):
-            with self.clocks.model:
-                masks = frame.wait()
-            for target, mask in zip(own.work.targets, masks, strict=True):
-                path = self.benchmark.masks / target.folder / name
-                own.hashes[target.folder].append(self.writer.write(path, mask, self.benchmark.encode))
-                bar.update(len(target.expressions))
-        if own.work.targets and not own.names(clip.start + window, window):
-            self._finish(own)
+    def _write(self, clips: Sequence[DrawnClip], bar: tqdm) -> None:
+        """Hand the masks of clips to the writer, and finish the videos that end with them."""
+        window = self.options.eval_clip_window
+        for clip in clips:
+            own = clip.own
+            for name, frame in zip(own.names(clip.start, window), clip.frames, strict=True):
+                with self.clocks.model:
+                    masks = frame.wait()
+                for target, mask in zip(own.work.targets, masks, strict=True):
+                    path = self.benchmark.masks / target.folder / name
+                    own.hashes[target.folder].append(self.writer.write(path, mask, self.benchmark.encode))
+                    bar.update(len(target.expressions))
+            if own.work.targets and not own.names(clip.start + window, window):
+                self._finish(own)
 
     def _finish(self, own: RunningVideo) -> None:
         """Record a video when its masks are written."""

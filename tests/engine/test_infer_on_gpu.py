@@ -45,7 +45,7 @@ class Crossings(TorchDispatchMode):
         given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         found = [value for value in pytree.tree_leaves(out) if isinstance(value, Tensor)]
         if any(value.is_cuda for value in given) and not all(value.is_cuda for value in found):
-            self.found.append(f"{func}\n{''.join(traceback.format_stack(limit=20))}")
+            self.found.append(f"{func} {kwargs}\n{''.join(traceback.format_stack(limit=20))}")
         return out
 
 
@@ -111,7 +111,7 @@ def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch:
 
     class Event:
         def record(self, stream: str) -> None:
-            calls.append(f"mark in {stream}")
+            calls.append(f"mark in {stream} after {len(crossings.found)} copies")
 
         def synchronize(self) -> None:
             calls.append("wait")
@@ -124,7 +124,8 @@ def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch:
         assert not crossings.found
         download = Download([(result.probabilities() > 0.5).byte() for result in results])
         assert len(crossings.found) == WINDOW
-        assert calls == ["mark in the stream of cuda:0"]
+        assert all("'non_blocking': True" in copy for copy in crossings.found)
+        assert calls == [f"mark in the stream of cuda:0 after {WINDOW} copies"]
         monkeypatch.setattr(np, "asarray", lambda tensor: (str(tensor.device), tensor.shape))  # there is no content
         assert download.wait() == [("cpu", (len(SENTENCES), 36, 64))] * WINDOW
     assert calls[1:] == ["wait"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from datasets.mevis import open_mevis
 from datasets.video_index import VideoDataset
@@ -19,6 +20,7 @@ from engine.inference.segment import Segmenter
 from engine.inference.writer import MaskWriter
 from models.samwise import SAMWISE
 from tests import miniature
+from tests.conftest import build_micro
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,6 +54,41 @@ def test_the_zip_is_the_same(
     at_once = zip_of(micro_model, dataset, tmp_path / "at_once", options)
     monkeypatch.setattr(Segmenter, "behind", 1)
     assert zip_of(micro_model, dataset, tmp_path / "behind", options) == at_once
+
+
+def test_a_batch_is_halved_while_masks_wait_to_be_written(
+    dataset: VideoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Memory does not suffice in a second clip, when the first is not written yet: nothing is lost or counted twice."""
+    model = build_micro()
+    expected = zip_of(model, dataset, tmp_path / "enough", ALONE)
+    monkeypatch.setattr(Segmenter, "behind", 1)
+    run_clips, calls = Segmenter._run_clips, []
+
+    def fail_once(*args: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 3:  # the first video has one clip
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return run_clips(*args)
+
+    monkeypatch.setattr(Segmenter, "_run_clips", fail_once)
+    options = replace(ALONE, expressions_per_batch=2)
+    assert zip_of(model, dataset, tmp_path / "little", options) == expected
+    masks = sum(frames for frames, _ in VIDEOS.values()) * len(dataset.videos[0].expressions)
+    assert f"{masks}/{masks} [" in capfd.readouterr().err
+
+
+def test_a_cpu_draws_a_frame_when_it_is_written(
+    dataset: VideoDataset, micro_model: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The masks of no more than a frame are kept beside those that the writer holds."""
+    calls: list[str] = []
+    draw, wait = ExpressionBenchmark.draw, Download.wait
+    monkeypatch.setattr(ExpressionBenchmark, "draw", lambda *args: (calls.append("draw"), draw(*args))[1])
+    monkeypatch.setattr(Download, "wait", lambda *args: (calls.append("wait"), wait(*args))[1])
+    zip_of(micro_model, dataset, tmp_path, ALONE)
+    targets = len(dataset.videos[0].expressions)
+    assert calls == (["draw"] * targets + ["wait"]) * sum(frames for frames, _ in VIDEOS.values())
 
 
 @pytest.mark.parametrize("behind", [0, 1])

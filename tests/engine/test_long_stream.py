@@ -1,4 +1,4 @@
-"""A stream that never ends: nothing grows with its length, and nothing is compiled again."""
+"""A stream that never ends: nothing grows with its length, and once its memory is full nothing is compiled again."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_five_thousand_frames_of_a_session() -> None:
 
 
 @pytest.mark.slow
-def test_five_thousand_frames_compile_once() -> None:
+def test_five_thousand_frames_compile_three_graphs() -> None:
     """One graph of the encoder and two of the step, for the filling and for the full memory, none with a break.
 
     They serve CME's decisions and a second video. HSA depends on the length of a clip: a shorter last one has the

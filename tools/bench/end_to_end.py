@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,11 @@ class Pipeline:
 
     def clip(self, count: int | None = None) -> Clip:
         """Segment `count` clips in a row (by default those of the settings), and wait until their masks are written."""
-        start, done, drawn = time.perf_counter(), self.session.frames_done, deque[list[tuple[int, Any]]]()
+        start, done, drawn = time.perf_counter(), self.session.frames_done, deque[Iterable[tuple[int, Any]]]()
         for _ in range(count or self.settings.clips):
             results = self.session.feed(itertools.islice(self._frames, self.settings.window))
-            drawn.append([(result.index, self._masks(result)) for result in results])
+            masks = ((result.index, self._masks(result)) for result in results)
+            drawn.append(list(masks) if self.behind else masks)
             if len(drawn) > self.behind:
                 self._write(drawn.popleft())
         for clip in drawn:
@@ -189,7 +190,7 @@ class Pipeline:
             return result.masks().astype(np.uint8) * 255
         return Download([(result.probabilities() > 0.5).byte().mul_(255)])
 
-    def _write(self, clip: list[tuple[int, Any]]) -> None:
+    def _write(self, clip: Iterable[tuple[int, Any]]) -> None:
         """Hand over the masks of a clip: of each frame its number and what `_masks` returned."""
         for index, masks in clip:
             for number, mask in enumerate(masks if Download is None else masks.wait()[0]):

@@ -102,9 +102,15 @@ def plain_window_attention(module: WindowAttention, x: Tensor) -> Tensor:
 def test_window_attention_equals_the_plain_way(rows: int, columns: int, window: int, pool: bool, grad: bool) -> None:
     module = WindowAttention(8, 12, heads=2, window=window, pool=pool)
     random_weights(module)
-    x = noise(2, 2 * rows, 2 * columns, 8)
+    x, gradients = noise(2, 2 * rows, 2 * columns, 8).requires_grad_(grad), []
     with torch.set_grad_enabled(grad):
-        close(module(x), plain_window_attention(module, x))
+        found, expected = module(x), plain_window_attention(module, x)
+        close(found, expected)
+    if grad:
+        for out in (found, expected):
+            gradients.append(torch.autograd.grad((out * noise(*out.shape, seed=3)).sum(), [x, module.qkv.bias]))
+        for ours, theirs in zip(*gradients, strict=True):
+            close(ours, theirs)
 
 
 @settings(max_examples=8, deadline=None)
