@@ -70,6 +70,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return SAMWISE.from_pretrained(folder).state_dict()
 
 
+@pytest.mark.slow
 def test_every_part_learns_and_an_interruption_changes_nothing(
     quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
