@@ -6,6 +6,7 @@ Whole videos (V1, V2) run through the benchmark scripts in tests/test_script_par
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,9 +81,12 @@ def test_training_step(name: str, recompute: bool, two_threads: None) -> None:
     sum(losses.values(), torch.zeros(())).backward()
     gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     assert gradients.keys() == case["gradients"].keys()
+    # Two biases of V3 have 2e-6 of the whole gradient, sums that all but cancel. What is left of them depends in its
+    # fourth digit on the processor's instructions; nothing else is small enough for this absolute bound to matter.
+    rounding = 1e-9 * math.hypot(*(expected["norm"] for expected in case["gradients"].values()))
     for key, gradient in gradients.items():
         expected = case["gradients"][key]
-        assert gradient.norm().item() == pytest.approx(expected["norm"], rel=1e-4), key
+        assert gradient.norm().item() == pytest.approx(expected["norm"], rel=1e-4, abs=rounding), key
         # Single values are sums over all pixels that nearly cancel: their rounding shows, the norm's does not.
         scale = float(gradient.abs().max())
         np.testing.assert_allclose(gradient.flatten()[:8], expected["first8"], atol=5e-3 * scale, err_msg=key)
