@@ -147,7 +147,8 @@ def to_network_input(frames: Sequence[np.ndarray], side: int, device: torch.devi
     Returns:
         (T, 3, S, S) float32.
     """
-    pixels, locked = torch.from_numpy(np.stack(frames)), torch.device(device).type == "cuda"
+    pixels = torch.from_numpy(np.stack(frames))
+    locked = torch.device(device).type == "cuda"  # any other device reads memory that may be gone by then
     if locked:
         pixels = pixels.pin_memory()
     normal = normalise(pixels.to(device, non_blocking=locked).permute(0, 3, 1, 2))

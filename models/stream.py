@@ -157,7 +157,8 @@ def compile_network(model: SAMWISE, **options: Any) -> None:
 
     Clips of one length with the same number of sentences and tokens share a graph of the encoder; the first clip of
     another length or number has one more compiled, which serves further ones as well. The step depends on the number of
-    sentences (and of verbs, with motion prompts), and on whether the memory is full.
+    sentences (and of verbs, with motion prompts), and on whether the memory is full. The limit of graphs that the
+    compiler keeps of a function is raised to `MOST_GRAPHS` for the whole process.
 
     Args:
         model: the network, on its device; what it computes stays the same up to rounding.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Download:
@@ -33,3 +36,13 @@ class Download:
         if self._arrived is not None:
             self._arrived.synchronize()
         return [np.asarray(tensor) for tensor in self._hosted]
+
+
+def delayed(items: Iterable[T], behind: int) -> Iterator[T]:
+    """Items in their order, each when `behind` more have been taken from their source, or there are no more."""
+    waiting = deque[T]()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > behind:
+            yield waiting.popleft()
+    yield from waiting

@@ -29,7 +29,7 @@ from datasets.video_index import MASK_SUFFIX, Video
 from engine.infer import Frame, FrameResult, VideoSession, open_session
 from engine.inference.batching import group_videos, is_out_of_memory, partition
 from engine.inference.benchmarks import Benchmark, Target
-from engine.inference.download import Download
+from engine.inference.download import Download, delayed
 from engine.inference.manifest import digest_of
 from engine.inference.options import InferenceOptions
 from engine.inference.together import segment_together
@@ -207,13 +207,12 @@ class Segmenter:
         """Segment the videos of a group, whose frames come next in `frames`."""
         running = [self._start(work, alone=len(group) == 1) for work in group]
         window, before = self.options.eval_clip_window, bar.n
-        drawn = deque[list[DrawnClip]]()
+        drawn = (
+            self._advance([own for own in running if own.names(start, window)], start, frames)
+            for start in range(0, max(len(work.video.frames) for work in group), window)
+        )
         try:
-            for start in range(0, max(len(work.video.frames) for work in group), window):
-                drawn.append(self._advance([own for own in running if own.names(start, window)], start, frames))
-                if len(drawn) > self.behind:
-                    self._write(drawn.popleft(), bar)
-            for clips in drawn:
+            for clips in delayed(drawn, self.behind):
                 self._write(clips, bar)
         except BaseException:
             bar.n = before
@@ -232,13 +231,12 @@ class Segmenter:
         """Segment and draw the clips that begin with frame `start`."""
         window = self.options.eval_clip_window
         clips = [list(itertools.islice(frames, len(own.names(start, window)))) for own in running]
-        results = self._run_clips(running, clips)
-        drawn = [
-            DrawnClip(own, start, self._draw(own, found, len(clip)))
-            for own, found, clip in zip(running, results, clips, strict=True)
-        ]
-        # All at once before a GPU gets the next clip; otherwise frame by frame, as they are written.
-        return [DrawnClip(clip.own, start, list(clip.frames)) for clip in drawn] if self.behind else drawn
+        drawn = []
+        for own, results, clip in zip(running, self._run_clips(running, clips), clips, strict=True):
+            masks = self._draw(own, results, len(clip))
+            # All at once before a GPU gets the next clip; otherwise frame by frame, as they are written.
+            drawn.append(DrawnClip(own, start, list(masks) if self.behind else masks))
+        return drawn
 
     def _write(self, clips: Sequence[DrawnClip], bar: tqdm) -> None:
         """Hand the masks of clips to the writer, and finish the videos that end with them."""

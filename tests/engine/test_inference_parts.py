@@ -16,6 +16,7 @@ from PIL import Image
 
 from datasets.video_index import Expression, Video
 from engine.inference.batching import automatic_batch, automatic_videos, group_videos, is_out_of_memory, partition
+from engine.inference.download import delayed
 from engine.inference.manifest import Manifest, digest_of
 from engine.inference.options import InferenceOptions
 from engine.inference.palette_masks import davis_palette, draw_labels, encode_labels
@@ -96,6 +97,16 @@ def test_larger_inputs_make_smaller_batches() -> None:
 )
 def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+@given(st.integers(0, 6), st.integers(0, 3))
+def test_items_come_a_number_of_places_behind(count: int, behind: int) -> None:
+    taken: list[int] = []
+    found = []
+    for item in delayed((taken.append(number) or number for number in range(count)), behind):
+        found.append(item)
+        assert len(taken) == min(item + 1 + behind, count)
+    assert found == list(range(count))
 
 
 def test_labels_follow_the_most_probable_object_above_the_threshold() -> None:

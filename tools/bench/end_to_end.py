@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +28,9 @@ from util.background import prefetch
 from .measure import Part, flop_counter, part_clock, synchronize, timed
 
 try:
-    from engine.inference.download import Download
+    from engine.inference.download import Download, delayed
 except ImportError:  # an earlier revision, which waits for every mask
-    Download = None  # type: ignore[assignment, misc]
+    Download, delayed = None, lambda clips, behind: iter(clips)  # type: ignore[assignment, misc]
 
 FRAME_SIZE = (540, 960)
 SENTENCES = (
@@ -171,18 +170,18 @@ class Pipeline:
 
     def clip(self, count: int | None = None) -> Clip:
         """Segment `count` clips in a row (by default those of the settings), and wait until their masks are written."""
-        start, done, drawn = time.perf_counter(), self.session.frames_done, deque[Iterable[tuple[int, Any]]]()
-        for _ in range(count or self.settings.clips):
-            results = self.session.feed(itertools.islice(self._frames, self.settings.window))
-            masks = ((result.index, self._masks(result)) for result in results)
-            drawn.append(list(masks) if self.behind else masks)
-            if len(drawn) > self.behind:
-                self._write(drawn.popleft())
-        for clip in drawn:
+        start, done = time.perf_counter(), self.session.frames_done
+        for clip in delayed((self._segment() for _ in range(count or self.settings.clips)), self.behind):
             self._write(clip)
         self._writer.drain()
         synchronize(self.model.device)
         return Clip(self.session.frames_done - done, time.perf_counter() - start)
+
+    def _segment(self) -> Iterable[tuple[int, Any]]:
+        """Segment the next clip: of each frame its number and what `_masks` returns."""
+        results = self.session.feed(itertools.islice(self._frames, self.settings.window))
+        masks = ((result.index, self._masks(result)) for result in results)
+        return list(masks) if self.behind else masks
 
     def _masks(self, result: infer.FrameResult) -> Any:
         """(E, H, W) uint8, 0 or 255: on their way to the host, or there."""
@@ -191,7 +190,7 @@ class Pipeline:
         return Download([(result.probabilities() > 0.5).byte().mul_(255)])
 
     def _write(self, clip: Iterable[tuple[int, Any]]) -> None:
-        """Hand over the masks of a clip: of each frame its number and what `_masks` returned."""
+        """Hand over the masks of a clip, see `_segment`."""
         for index, masks in clip:
             for number, mask in enumerate(masks if Download is None else masks.wait()[0]):
                 path = self.folder / "masks" / str(number) / f"{index % FILES:05d}.png"
