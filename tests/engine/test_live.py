@@ -7,12 +7,14 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import av
@@ -20,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import media_live
 from datasets.media import open_media, open_source
 from datasets.media_live import open_live
 from engine.demo import segment_media
@@ -192,14 +195,24 @@ def test_stopping_does_not_wait_for_a_pipe_that_pauses(
 
 @pytest.mark.parametrize("data", ["", "--next\\r\\nContent-Type: image/jpeg\\r\\n"], ids=["nothing", "half a header"])
 def test_ctrl_c_before_the_first_frame(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: str) -> None:
+    sent, waits, take = tmp_path / "sent", tmp_path / "waits", media_live.take
+
+    def take_with_notice(answer: SimpleQueue[Any]) -> Any:
+        waits.touch()
+        return take(answer)
+
     def run() -> None:
         try:
             open_live("-")
         except KeyboardInterrupt:
             sys.exit(130)
 
-    with sender(monkeypatch, f"printf '{data}'; sleep 600"), forked(run) as child:
-        child.wait_until(lambda: len(list(Path(f"/proc/{child.pid}/task").iterdir())) > 1)
+    monkeypatch.setattr(media_live, "take", take_with_notice)
+    command = f"printf '%b' '{data}'; touch '{sent}'; sleep 600"
+    with sender(monkeypatch, command) as process, forked(run) as child:
+        child.wait_until(lambda: sent.exists() and waits.exists())
+        assert process.stdout is not None
+        child.wait_until(lambda: not select.select([process.stdout], [], [], 0)[0])  # what there is has been read
         child.send(signal.SIGINT)
         assert child.wait() == 130
 
