@@ -259,6 +259,7 @@ FLAGS = (
     ),
     Flag("num_workers", "benchmark", 4, "processes that score, threads that read and threads that write", natural_int),
     Flag("overwrite", "benchmark", False, "start anew instead of going on with what is finished"),
+    Flag("cuda_graphs", "benchmark", False, "with --compile, on a GPU: replay what was compiled as CUDA graphs"),
     Flag("shard", "array", None, "i/n: only the i-th of n parts of the videos; --merge joins them", shard),
     Flag("merge", "array", False, "segment nothing: check, score and pack what the shards have made"),
     Flag("visualize", "benchmark", False, "also draw overlays and one contact sheet per video"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,18 @@ class ClipFeatures:
     clip_of: Tensor
     sentence: Tensor
     prompts: Prompts
+
+    def clone(self) -> ClipFeatures:
+        """The same in memory of its own."""
+        (first, second), (sparse, keep) = self.fine, self.prompts
+        return replace(
+            self,
+            map=self.map.clone(),
+            fine=(first.clone(), second.clone()),
+            clip_of=self.clip_of.clone(),
+            sentence=self.sentence.clone(),
+            prompts=(sparse.clone(), None if keep is None else keep.clone()),
+        )
 
     def frame(self, t: int) -> FrameFeatures:
         """The features of frame t."""

@@ -10,13 +10,14 @@ Axes: E expressions, as in `models.session`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 
-from models.samwise import SAMWISE, FrameFeatures
+from models.samwise import SAMWISE, ClipFeatures, FrameFeatures
 from models.static_step import FrameMasks, StaticStep, StreamState
 
 MOST_GRAPHS = 16  # of the encoder, and of the step: for numbers of sentences and of verbs, with filling and full memory
@@ -135,6 +136,28 @@ class StaticStream:
             self._state.last_switch.copy_(state["last_switch"])
 
 
+class CompiledStep(StaticStep):
+    """A step to be compiled, whose results stay as they are when it runs again.
+
+    Recorded as a CUDA graph, code writes what it returns into the same memory each time.
+    """
+
+    def __call__(self, frame: FrameFeatures, state: StreamState, full: bool = False) -> tuple[FrameMasks, StreamState]:
+        """See `StaticStep.forward`."""
+        masks, after = super().__call__(frame, state, full)
+        return FrameMasks(*(x.clone() for x in masks)), StreamState(*(x.clone() for x in after))
+
+
+def _cloning(encode: Callable[..., ClipFeatures]) -> Callable[..., ClipFeatures]:
+    """The same, whose results stay as they are when it runs again, see `CompiledStep`."""
+
+    @functools.wraps(encode)
+    def cloned(*args: Any, **keywords: Any) -> ClipFeatures:
+        return encode(*args, **keywords).clone()
+
+    return cloned
+
+
 def open_stream(model: SAMWISE, expressions: int) -> Stream:
     """Begin a video: with static shapes on a GPU and for a compiled network.
 
@@ -162,14 +185,14 @@ def compile_network(model: SAMWISE, **options: Any) -> None:
 
     Args:
         model: the network, on its device; what it computes stays the same up to rounding.
-        options: of `torch.compile`.
+        options: of `torch.compile`; `mode="reduce-overhead"` records CUDA graphs.
     """
     if is_compiled(model):
         return
     from torch._dynamo import config  # takes a second, and only compilation needs it
 
     config.cache_size_limit = max(config.cache_size_limit, MOST_GRAPHS)
-    step = StaticStep(model)
+    step = CompiledStep(model)
     step.compile(**options)
-    model.encode = torch.compile(model.encode, **options)  # type: ignore[method-assign]
+    model.encode = _cloning(torch.compile(model.encode, **options))  # type: ignore[method-assign]
     _COMPILED[model] = step

@@ -51,8 +51,9 @@ CLIPS_ON_GPU = 8  # timed together: a GPU computes one while the one before is w
 
 def settings_of(options: argparse.Namespace, version: str) -> Settings:
     """What the command line asks for, for one network."""
-    given = (options.expressions, options.window, options.precision, options.device, options.compile)
-    return Settings(version, *given, options.clips or (CLIPS_ON_GPU if options.device.startswith("cuda") else 1))
+    names = ("expressions", "window", "precision", "device", "compile", "cuda_graphs")
+    clips = options.clips or (CLIPS_ON_GPU if options.device.startswith("cuda") else 1)
+    return Settings(version, **{name: getattr(options, name) for name in names}, clips=clips)
 
 
 def work(flops: float, seconds: float, rate: float) -> dict[str, float]:
@@ -197,6 +198,7 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     parser.add_argument("--clips", type=int, help=f"timed together (default 1; on a GPU {CLIPS_ON_GPU})")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="torch.compile, only where two sides are compared")
+    parser.add_argument("--cuda_graphs", action="store_true", help="with --compile: replay CUDA graphs")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--compare", metavar="REVISION", help="measure a git revision in turns with this tree")
     parser.add_argument("--against", default="", metavar="FLAGS", help="what the other side is given on top")

@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from configs.schema import ModelConfig
 from engine.inference.options import InferenceOptions
 from engine.inference.record import describe_weights
@@ -18,6 +20,7 @@ from models.checkpoint_formats import arguments_of
 from models.model_folder import is_folder, read_folder_config, require_shipped
 from models.samwise import SAMWISE
 from models.stream import compile_network
+from util.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -77,17 +80,37 @@ def load_network(config: ModelConfig, device: str, flags: Mapping[str, Any]) -> 
     Args:
         config: the architecture.
         device: value of `--device`.
-        flags: values of all flags; those that name weights decide what is loaded, and `compile` whether it is compiled.
+        flags: values of all flags; those that name weights decide what is loaded, `compile` whether it is compiled,
+            and `cuda_graphs`, where a script has it, whether what was compiled is recorded.
 
     Returns:
         The network on its device, and facts for run.json.
 
     Raises:
-        InputError: files that are missing or do not fit, or an unknown device.
+        InputError: files that are missing or do not fit, an unknown device, or one that cannot do what is asked.
     """
-    weights = {name: flags[name] for name in _WEIGHTS}
-    model, report = load_model(config, device=resolve_device(device), **weights)
+    resolved, weights = resolve_device(device), {name: flags[name] for name in _WEIGHTS}
+    compiler = compiler_options(flags, resolved)
+    model, report = load_model(config, device=resolved, **weights)
     logger.info("%s", report.summary())
-    if flags["compile"]:
-        compile_network(model)
+    if compiler is not None:
+        compile_network(model, **compiler)
     return model, {"flags": dict(flags), "weights": describe_weights(report)}
+
+
+def compiler_options(flags: Mapping[str, Any], device: torch.device) -> dict[str, str] | None:
+    """Options of `torch.compile` that values of flags stand for; None where nothing is to be compiled.
+
+    Args:
+        flags: values of all flags.
+        device: of the network.
+
+    Raises:
+        InputError: CUDA graphs of a network that is not compiled, or on another device.
+    """
+    if not flags.get("cuda_graphs"):
+        return {} if flags["compile"] else None
+    if not flags["compile"] or device.type != "cuda":
+        found = f"{'--compile' if flags['compile'] else 'no --compile'} and the device {device}"
+        raise InputError(f"--cuda_graphs: expected --compile and a CUDA device, found {found}: leave --cuda_graphs out")
+    return {"mode": "reduce-overhead"}

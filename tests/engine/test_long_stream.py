@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import gc
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from engine.infer import VideoSession, open_session
+from engine.infer import VideoSession, open_session, stream
 from models.samwise import SAMWISE
 from models.stream import compile_network
 from tests.conftest import SMALLEST, build_micro
+from tests.graphs import ReplayedGraphs
 
 SIDE, WINDOW = 32, 8
 SENTENCES = ["the red disc", "it"]
@@ -74,21 +74,10 @@ def endless(session: VideoSession) -> Iterator[int]:
             yield session.nbytes
 
 
-class CountedCompilation:
-    """A backend of torch.compile that runs graphs as they are and counts them."""
-
-    def __init__(self) -> None:
-        self.graphs = 0
-
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        self.graphs += 1
-        return graph.forward
-
-
-def assert_flat(stream: Iterator[int]) -> None:
+def assert_flat(sizes_of_state: Iterator[int]) -> None:
     """Segment 5,000 frames: live tensors, the state's and the process's bytes are after frame 5,000 as after 500."""
     sizes, tensors, resident = [], [], []
-    for number, size in zip(range(WINDOW, LONG + 1, WINDOW), stream, strict=False):
+    for number, size in zip(range(WINDOW, LONG + 1, WINDOW), sizes_of_state, strict=False):
         if number // MEASURED > (number - WINDOW) // MEASURED:
             sizes.append(size)
             tensors.append(live_tensors())
@@ -109,11 +98,15 @@ def test_five_thousand_frames_compile_three_graphs() -> None:
     """One graph of the encoder and two of the step, for the filling and for the full memory, none with a break.
 
     They serve CME's decisions and a second video. HSA depends on the length of a clip: a shorter last one has the
-    encoder compiled once more, and the step not.
+    encoder compiled once more, and the step not. What a graph returned outlives its next run in the same memory.
     """
-    model, backend = switching_model(), CountedCompilation()
+    model, backend = switching_model(), ReplayedGraphs()
     torch._dynamo.reset()
     compile_network(model, backend=backend, fullgraph=True)
+    found = list(stream(model, SENTENCES, noise(), window=WINDOW))
+    for one, other in zip(found, stream(switching_model(), SENTENCES, noise(), window=WINDOW), strict=True):
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(one.object_scores, other.object_scores, rtol=1e-4, atol=1e-4)
     session = open_session(model, SENTENCES, window=WINDOW)
     assert_flat(endless(session))
     assert backend.graphs == 3

@@ -61,6 +61,7 @@ class Settings:
         precision: `fp32`, `tf32` or `bf16`.
         device: of the network.
         compile: whether the network is compiled.
+        cuda_graphs: whether what was compiled is recorded as CUDA graphs.
         clips: that are timed together, from the first file to the last mask.
     """
 
@@ -70,6 +71,7 @@ class Settings:
     precision: str = "fp32"
     device: str = "cpu"
     compile: bool = False
+    cuda_graphs: bool = False
     clips: int = 1
 
 
@@ -95,7 +97,7 @@ def random_model(settings: Settings) -> SAMWISE:
     if settings.compile:
         from models.stream import compile_network
 
-        compile_network(model)
+        compile_network(model, **({"mode": "reduce-overhead"} if settings.cuda_graphs else {}))
     return model
 
 
