@@ -6,6 +6,7 @@ Axes: B batch, N queries, M keys, C channels, H rows, W columns.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -30,14 +31,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
     Args:
         x: (..., C).
-        weight: (C', C).
+        weight: (C', C), on a CPU outside training also in oneDNN's own order.
         bias: (C',) or None.
         activation: "none", "relu" or "gelu".
 
     Returns:
         (..., C').
     """
-    if can_fuse(x) and x.shape[:-1].numel() >= FEW_ROWS:
+    if can_fuse(x) and (x.shape[:-1].numel() >= FEW_ROWS or weight.is_mkldnn):
         if torch.is_autocast_enabled("cpu"):
             bias = None if bias is None else bias.bfloat16()
             x, weight = (y.bfloat16().contiguous() for y in (x, weight))  # else oneDNN's reference kernel runs
@@ -61,7 +62,7 @@ def can_fuse(x: Tensor) -> bool:
         and (multiplies_halves(x) if torch.is_autocast_enabled("cpu") else x.dtype == torch.float32)
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     )
 
 
@@ -118,8 +119,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention on a CPU, with values that may be narrower than the keys; `can_fuse` holds.
 
-    PyTorch's fused attention wants equal widths. Here a block of queries at a time meets all keys, so that its weights
-    stay in the cache (`python tools/benchmark.py attention` compares the two).
+    PyTorch's fused attention wants equal widths. Here a block of queries at a time meets all keys, which are brought
+    into oneDNN's own order once for all blocks (`python tools/benchmark.py attention` compares the two).
 
     Args:
         query: (B, N, C).
@@ -131,12 +132,20 @@ def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     query, key, value = query * query.shape[-1] ** -0.5, key.contiguous(), value.to(query.dtype).mT.contiguous()
     out = query.new_empty(*query.shape[:2], value.shape[1])
-    for q, k, v, found in zip(query, key, value, out, strict=True):
+    keys, values = (_pack(x, query.shape[1]) for x in (key, value))
+    for q, k, v, found in zip(query, keys, values, out, strict=True):
         for some, result in zip(q.split(ROWS_AT_ONCE), found.split(ROWS_AT_ONCE), strict=True):
             weights = linear(some, k, None)
             torch.softmax(weights, dim=-1, out=weights)
             result.copy_(linear(weights, v, None))
     return out
+
+
+def _pack(matrices: Tensor, rows: int) -> Sequence[Tensor]:
+    """Each of (B, C', C), where oneDNN's float32 product uses it for several blocks of `rows` in the order it wants."""
+    if matrices.dtype != torch.float32 or rows <= ROWS_AT_ONCE:
+        return matrices.unbind()
+    return [torch.ops.mkldnn._reorder_linear_weight(matrix, ROWS_AT_ONCE) for matrix in matrices]
 
 
 def in_bands(x: Tensor) -> bool:
