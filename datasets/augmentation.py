@@ -102,12 +102,17 @@ class ClipTransform:
             Frames (T, 3, h, w) uint8 (in memory the colours of a pixel are neighbours) and masks (T, h, w) bool; h and
             w are at most `side`.
         """
-        short = None
+        height, width = masks.shape[1:]
         if self.augment:
             distort = PhotometricDistortion.draw(rng)
-            frames = [distort(frame) for frame in frames]
             short = max(round(int(rng.choice(SHORT_SIDES)) * self.side / NETWORK_SIDE), 1)
-        height, width = masks.shape[1:]
-        size = training_size(height, width, self.side, short)
-        resized = np.stack([resize_frame(frame, size) for frame in frames])
+            size = training_size(height, width, self.side, short)
+            if size[0] < height:  # colours are changed where there are fewer pixels
+                frames = [distort(resize_frame(frame, size)) for frame in frames]
+            else:
+                frames = [resize_frame(distort(frame), size) for frame in frames]
+        else:
+            size = training_size(height, width, self.side)
+            frames = [resize_frame(frame, size) for frame in frames]
+        resized = np.stack(frames)
         return torch.from_numpy(resized).permute(0, 3, 1, 2), resize_masks(torch.from_numpy(masks), size)

@@ -1,10 +1,12 @@
-"""What a training step costs: seconds against a straightforward loop, and memory with and without recomputing.
+"""What a training step costs: seconds against a straightforward loop, memory, and the time until clips are there.
 
     python tools/benchmark_training.py step --image_size 256 --batch 4     the batch together, against clip by clip
     python tools/benchmark_training.py memory --frames 8                   peak memory of a clip, each case in a process
+    python tools/benchmark_training.py loading --workers 0 1 2             clips per second that come from the disk
 
 Weights and clips are random. `step` alternates the two ways within one run and prints medians; the loop takes the clips
-one after the other, and the frames of each one by one wherever the network looks at frames alone.
+one after the other, and the frames of each one by one wherever the network looks at frames alone. `loading` has no
+network: JPEG frames of 1280x720 go through the data set, its augmentation and the loading processes of a training.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +35,7 @@ from engine.train.recompute import recompute_activations
 from models.build import build_model
 from models.samwise import SAMWISE
 from models.tokenizer import pad_tokens
+from tools.bench.loading import open_clips, print_loading, seconds_per_clip, write_videos
 from util.errors import InputError, run_script
 from util.memory import peak_memory
 from util.paths import atomic_write_json
@@ -140,7 +144,21 @@ def one_case(options: argparse.Namespace) -> dict[str, Any]:
     return case
 
 
-BENCHMARKS = {"step": benchmark_step, "memory": benchmark_memory, "case": one_case}
+def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds per clip with each number of loading processes."""
+    print(f"clips of {options.frames} frames of 1280x720 for {options.image_size} px, {options.batch} in a step")
+    with tempfile.TemporaryDirectory() as folder:
+        write_videos(Path(folder))
+        clips = open_clips(Path(folder), options.frames, options.image_size)
+        found = {
+            workers: seconds_per_clip(clips, options.batch, workers, options.steps, options.repeats)
+            for workers in options.workers
+        }
+    print_loading(found)
+    return {str(workers): seconds for workers, seconds in found.items()}
+
+
+BENCHMARKS = {"step": benchmark_step, "memory": benchmark_memory, "loading": benchmark_loading, "case": one_case}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -154,11 +172,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=PRECISIONS, help="(default fp32)")
     parser.add_argument("--activation_checkpointing", action="store_true", help="recompute, in step and case")
     parser.add_argument("--repeats", type=int, default=3, help="counted rounds after a warm-up (default 3)")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2], help="of loading (default 0 1 2)")
+    parser.add_argument("--steps", type=int, default=8, help="batches of a round of loading (default 8)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(argv)
-    if min(options.batch, options.frames, options.repeats) < 1:
-        raise InputError("--batch, --frames and --repeats need at least 1")
+    if min(options.batch, options.frames, options.repeats, options.steps) < 1:
+        raise InputError("--batch, --frames, --repeats and --steps need at least 1")
+    if min(options.workers) < 0:
+        raise InputError(f"--workers {min(options.workers)}: expected 0 or more processes")
     return options
 
 

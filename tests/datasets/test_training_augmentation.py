@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets.augmentation import SHORT_SIDES, ClipTransform, PhotometricDistortion
-from datasets.transforms import resize_masks, training_size
+from datasets.transforms import resize_frame, resize_masks, training_size
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,18 @@ def test_augmented_clips_get_one_choice_for_all_frames(side: int) -> None:
         sizes.add(made.shape[2])
     if side == 128:
         assert sizes == {round(short / 8) for short in SHORT_SIDES}
+
+
+@pytest.mark.parametrize("size", [(24, 32), (600, 800)], ids=["enlarged", "shrunk"])
+def test_colours_change_where_there_are_fewer_pixels(size: tuple[int, int]) -> None:
+    frame, seed = picture(0, size), 5
+    made, _ = ClipTransform(128, augment=True)([frame], np.ones((1, *size), bool), np.random.default_rng(seed))
+    distort = PhotometricDistortion.draw(np.random.default_rng(seed))
+    assert distort != PhotometricDistortion()
+    target = (made.shape[2], made.shape[3])
+    shrunk, enlarged = distort(resize_frame(frame, target)), resize_frame(distort(frame), target)
+    assert not np.array_equal(shrunk, enlarged)
+    assert np.array_equal(made[0].permute(1, 2, 0).numpy(), shrunk if size[0] == 600 else enlarged)
 
 
 def test_no_distortion_changes_nothing() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from engine.train.network import TrainingNetwork
 from tools import benchmark_training as benchmark
+from tools.bench import loading
 from util.errors import InputError
 
 SMALL = ["--sam2_version", "nano", "--image_size", "64", "--frames", "2"]
@@ -46,6 +47,31 @@ def test_the_loop_gives_the_gradients_of_the_batch() -> None:
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
 
 
-def test_bad_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match="at least 1"):
-        benchmark.main(["step", "--batch", "0"])
+@pytest.fixture
+def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "SIZE", (90, 160))
+
+
+def test_loading_is_measured_with_every_number_of_processes(
+    small_frames: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "loading.json"
+    given = ["--image_size", "64", "--batch", "1", "--frames", "3", "--steps", "2", "--repeats", "2"]
+    benchmark.main(["loading", *given, "--workers", "0", "1", "--json", str(result)])
+    found = json.loads(result.read_text())["results"]
+    assert {workers: len(seconds) for workers, seconds in found.items()} == {"0": 2, "1": 2}
+    assert capsys.readouterr().out.splitlines()[1].split("  ")[:2] == ["workers", "clips per second"]
+
+
+def test_clips_of_the_measured_videos_show_their_discs(small_frames: None, tmp_path: Path) -> None:
+    loading.write_videos(tmp_path)
+    clip = loading.open_clips(tmp_path, frames=5, side=128)[0, 7]
+    assert clip.frames.shape[:2] == (5, 3)
+    assert 0.02 < clip.masks.float().mean() < 0.2
+    assert not clip.faults
+
+
+@pytest.mark.parametrize(("flags", "message"), [(["--batch", "0"], "at least 1"), (["--workers", "-1"], "0 or more")])
+def test_bad_numbers_are_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        benchmark.main(["step", *flags])

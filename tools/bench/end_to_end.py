@@ -101,11 +101,11 @@ def random_model(settings: Settings) -> SAMWISE:
     return model
 
 
-def write_jpegs(folder: Path) -> list[Path]:
-    """`FILES` frames of coloured noise that moves, as sharp as photographs."""
+def write_jpegs(folder: Path, size: tuple[int, int]) -> list[Path]:
+    """`FILES` frames (H, W) of coloured noise that moves, as sharp as photographs."""
     folder.mkdir(parents=True)
-    rows, columns = np.mgrid[: FRAME_SIZE[0], : FRAME_SIZE[1]]
-    grain = np.random.default_rng(0).integers(0, 24, (*FRAME_SIZE, 3))
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    grain = np.random.default_rng(0).integers(0, 24, (*size, 3))
     paths = []
     for t in range(FILES):
         ground = [120 + 90 * np.sin((columns + 9 * t) / 37.0 + shift) * np.cos(rows / 29.0) for shift in (0, 1, 2)]
@@ -135,7 +135,7 @@ class Pipeline:
         self.model = model
         self.settings = settings
         self.folder = folder
-        self.paths = sorted((folder / "frames").glob("*.jpg")) or write_jpegs(folder / "frames")
+        self.paths = sorted((folder / "frames").glob("*.jpg")) or write_jpegs(folder / "frames", FRAME_SIZE)
         sentences = SENTENCES[: settings.expressions]
         self.session = infer.open_session(model, sentences, window=settings.window, precision=settings.precision)
         self.decode_seconds = 0.0
