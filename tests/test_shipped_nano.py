@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from datasets.media import open_media
 from engine.demo_truth import read_truth
 from engine.segmentation import load, segment
 from models.model_folder import read_folder_config, require_shipped
+from tools import export
 
 DEMO = Path(__file__).resolve().parents[1] / "docs" / "demo"
 FRAMES = 8
@@ -37,3 +40,16 @@ def test_it_listens() -> None:
     assert overlap[0, 0] > 0.6, overlap
     assert max(overlap[0, 1], overlap[1, 0]) < 0.05, overlap
     assert np.array_equal(masks[:, 0], masks[:, 2])
+
+
+@pytest.mark.slow
+def test_it_is_exported_by_the_first_command_of_the_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export.main(["pretrained/nano", "--out", str(tmp_path / "nano")])
+    assert {"encoder.pt2", "step.pt2", "run.py"} <= {file.name for file in (tmp_path / "nano").iterdir()}
+    difference = re.search(
+        r"largest difference from the network itself over \d+ frames: (\S+)", capsys.readouterr().out
+    )
+    assert difference is not None
+    assert float(difference[1]) < 1e-5

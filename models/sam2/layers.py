@@ -101,8 +101,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     Returns:
         (B, heads, N, d).
     """
-    long = min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE
-    if long and keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query):
+    halves = keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query)
+    if halves and min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE:  # last: an exported graph has no fixed sizes
         return attend_in_blocks(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, query.shape[:2])
     keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
     weights_per_row = query.shape[:-2].numel() * key.shape[-2] if keeps_weights else 0

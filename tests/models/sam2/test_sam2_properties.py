@@ -255,6 +255,21 @@ def test_narrow_attention_in_blocks_of_queries(queries: int) -> None:
         close(attend_in_blocks(query, key, value), expected)
 
 
+@torch.no_grad()
+def test_attention_can_be_exported_for_any_number_of_tokens() -> None:
+    """No decision of `attend` depends on how many there are, unless what it decides is there at all."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return attend(x, x, x)
+
+    tokens = torch.export.Dim("tokens", min=2, max=4096)
+    program = torch.export.export(Attention(), (noise(1, 2, 600, 8),), dynamic_shapes={"x": {2: tokens}})
+    for count in (3, 511, 512):
+        x = noise(1, 2, count, 8)
+        close(program.module()(x), F.scaled_dot_product_attention(x, x, x))
+
+
 @pytest.mark.parametrize("narrow", [True, False])
 def test_attention_in_bfloat16_is_close(narrow: bool) -> None:
     """Whether or not the CPU has instructions for it; two heads with views that are not contiguous."""
