@@ -9,9 +9,9 @@ from configs.cli import all_flags, network_from_args, parse_flags, refuse_other_
 from configs.flags import VIDEO_SETS
 from engine.inference.start import load_network, stored_config, stored_flags, weights_to_resume
 from engine.train.evaluate import evaluate_checkpoint
-from engine.train.start import checkpoint_to_continue, load_to_train, prepare, train
+from engine.train.start import AUTO, checkpoint_to_continue, load_to_train, prepare, train, warn_of_kept_values
 from util.distributed import joined_processes
-from util.errors import run_script
+from util.errors import InputError, run_script
 from util.logging import setup_logging
 
 GROUPS = ("train", "safety", "ytvos", "mevis", "davis", "split", "partial", "benchmark", "run", "weights", "model")
@@ -22,12 +22,15 @@ def run(args: argparse.Namespace) -> None:
     with joined_processes(not args.no_distributed) as processes:
         setup_logging(processes.log_level)
         if args.eval:
+            if args.resume == AUTO:
+                raise InputError("--resume auto goes on with a training: give --eval the file of a checkpoint")
             args.resume = weights_to_resume(all_flags(args))
             config = network_from_args(args, stored_flags(args.resume), stored_config(args.resume))
             model, facts = load_network(config, processes.device(args.device), all_flags(args))
             evaluate_checkpoint(model, all_flags(args), processes, facts)
             return
         continued = checkpoint_to_continue(all_flags(args))
+        warn_of_kept_values(all_flags(args), args.given, continued)
         config = network_from_args(args, continued.state["args"] if continued else {}, training=True)
         start = prepare(all_flags(args), config, processes, continued)
         model, report = load_to_train(config, start, processes)

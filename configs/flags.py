@@ -32,6 +32,9 @@ GROUPS = {
 }
 
 
+_MOST = 2**63  # what counts in 64 bits
+
+
 def _number(kind: type[int] | type[float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
     """A converter that says what it expected where it refuses."""
 
@@ -40,8 +43,10 @@ def _number(kind: type[int] | type[float], accepts: Callable[[float], bool], exp
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not math.isfinite(value) or not accepts(value):
+        if value is None or (kind is float and not math.isfinite(value)) or not accepts(value):
             raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+        if kind is int and value >= _MOST:
+            raise argparse.ArgumentTypeError(f"expected a whole number below {_MOST}, found {text!r}")
         return value
 
     return convert
@@ -53,6 +58,13 @@ port_number = _number(int, lambda value: 0 < value < 65536, "a port number, 1 to
 natural_float = _number(float, lambda value: value >= 0, "a number of at least 0")
 positive_float = _number(float, lambda value: value > 0, "a number above 0")
 probability = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+
+
+def filled_text(text: str) -> str:
+    """Any text but an empty one, which a variable of the shell that is not set leaves."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected some text, found nothing")
+    return text
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -122,6 +134,7 @@ FLAGS = (
         "weights",
         None,
         "SAMWISE checkpoint (file or URL) or model folder; in training, auto goes on with the last one",
+        filled_text,
         default_help="none; for nano pretrained/nano with its flags, in training only its frozen parts",
     ),
     Flag(
@@ -145,12 +158,13 @@ FLAGS = (
     Flag("eval_clip_window", "run", 8, "frames that are processed together", positive_int),
     Flag("precision", "run", "fp32", "arithmetic", choices=lambda: PRECISIONS),
     Flag("compile", "run", False, "torch.compile the network; the first clips or training steps take minutes"),
-    Flag("output_dir", "run", "output", "folder of the results"),
+    Flag("output_dir", "run", "output", "folder of the results", filled_text),
     Flag(
         "input_path",
         "demo",
         None,
         "image, video, folder of frames, URL, camera:N, rtsp address, or - for a stream on standard input",
+        filled_text,
         required=True,
     ),
     Flag(
@@ -229,7 +243,7 @@ FLAGS = (
     Flag("checkpoint_iterations", "safety", 1000, "steps between two checkpoints at most", positive_int),
     Flag("keep_checkpoints", "safety", 3, "latest checkpoints to keep; the best one stays too", positive_int),
     Flag("max_bad_samples", "safety", 0, "unreadable samples to pass over before stopping", natural_int),
-    Flag("name_exp", "benchmark", "default", "name of the folder of the results, in --output_dir"),
+    Flag("name_exp", "benchmark", "default", "name of the folder of the results, in --output_dir", filled_text),
     Flag(
         "protocol",
         "benchmark",

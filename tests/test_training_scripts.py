@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 import main
 import main_pretrain
 from configs import loading
+from engine.train.checkpoints import CheckpointStore
 from engine.train.loop import Training
 from models.tokenizer import byte_tokenizer, tokenizer_text
 from tests import miniature
@@ -135,6 +136,7 @@ def test_the_recipe(data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 
     last = str(folder / "output" / "X" / "checkpoints" / "last.pth")
     main.main([*command(data, "--eval", "--dataset_file", "mevis"), "--resume", last, *resumed[2:], "--overwrite"])
+    assert json.loads((folder / "output" / "X" / "run-training.json").read_text()) == run
     again = json.loads((folder / "output" / "X" / "scores.json").read_text())
     assert again["official"]["J&F"] == pytest.approx(evaluated[0]["J&F"], abs=1e-9)
 
@@ -291,6 +293,36 @@ def test_the_optimizer_of_another_training(data: Path, folder: Path, uninterrupt
     assert iterations(folder / "later" / "X") == list(range(STEPS // 2 + 1, STEPS // 2 + 4))
 
 
+def test_a_training_that_runs_is_not_removed(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folder / "output" / "X"
+    arguments = clips(data, "--untrained", "--checkpoint_iterations", "1", "--keep_checkpoints", "999")
+    first = Forked(partial(main.main, [*arguments, "--epochs", "99"]))
+    first.wait_until((run / "checkpoints" / "checkpoint_00000002.pth").exists)
+    record = (run / "run.json").read_bytes()
+    monkeypatch.setattr(CheckpointStore, "locked", partialmethod(CheckpointStore.locked, patience=0.1))
+    with pytest.raises(InputError, match="another training writes to"):
+        main.main([*arguments, "--overwrite", "--lr", "1e-4"])
+    first.send(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert (run / "run.json").read_bytes() == record
+    assert (run / "checkpoints" / "checkpoint_00000002.pth").exists()
+    main.main([*arguments, "--overwrite", "--max_iterations", "1"])
+    assert [path.name for path in (run / "checkpoints").glob("checkpoint_*")] == ["checkpoint_00000001.pth"]
+
+
+def test_values_that_a_continued_training_does_not_use(
+    data: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = clips(data, "--untrained", "--resume", "auto")
+    main.main(clips(data, "--untrained", "--max_iterations", "1"))
+    with caplog.at_level(logging.WARNING):
+        main.main([*again, "--max_iterations", "2"])
+        assert "is not used" not in caplog.text
+        main.main([*again, "--max_iterations", "3", "--lr", "0.5", "--weight_decay", "0.1"])
+    assert "--lr 0.5 is not used: the training that goes on has 0.001" in caplog.text
+    assert "--weight_decay 0.1 is not used" in caplog.text
+
+
 def wrong_size(data: Path, folder: Path) -> list[str]:
     """A checkpoint of a network with narrower adapters."""
     main.main([*clips(data, "--untrained", "--max_iterations", "1", "--adapter_dim", "16"), "--output_dir", "other"])
@@ -302,6 +334,12 @@ def earlier_training(data: Path, folder: Path) -> list[str]:
     """A folder with checkpoints, and no word of what to do with them."""
     main.main(clips(data, "--untrained", "--max_iterations", "1"))
     return clips(data, "--untrained")
+
+
+def removed_weights(data: Path, folder: Path) -> list[str]:
+    """Weights that a new start would remove."""
+    main.main(clips(data, "--untrained", "--max_iterations", "1"))
+    return clips(data, "--overwrite", "--resume", "output/X/checkpoints/last.pth")
 
 
 def another_batch(data: Path, folder: Path) -> list[str]:
@@ -341,6 +379,11 @@ BAD_INPUT: dict[str, tuple[str, Callable[[Path, Path], list[str]], str]] = {
     "no weights": ("main", lambda d, f: clips(d), "--resume"),
     "missing checkpoint": ("main", lambda d, f: clips(d, "--resume", "missing.pth"), "missing.pth"),
     "folder in use": ("main", earlier_training, "--resume auto"),
+    "weights that go": ("main", removed_weights, "--overwrite would remove output/X/checkpoints/last.pth"),
+    "evaluation of auto": ("main", lambda d, f: clips(d, "--eval", "--resume", "auto"), "the file of a checkpoint"),
+    "empty resume": ("main", lambda d, f: clips(d, "--resume", ""), "--resume: expected some text, found nothing"),
+    "empty name": ("main", lambda d, f: clips(d, "--untrained", "--name_exp", ""), "--name_exp: expected some text"),
+    "huge seed": ("main", lambda d, f: clips(d, "--untrained", "--seed", "9" * 20), "below 9223372036854775808"),
     "another batch size": ("main", another_batch, "--batch_size 2"),
     "no optimizer": ("main", lambda d, f: clips(d, "--untrained", "--resume_optimizer"), "--resume_optimizer"),
     "negative rate": ("main", lambda d, f: clips(d, "--untrained", "--lr", "-1"), "--lr"),

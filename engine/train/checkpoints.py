@@ -38,6 +38,7 @@ from util.paths import atomic_write_json, local_path, read_json_object, remove_t
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"  # the folder of `CheckpointStore` in a folder of results
 BEST_FILE, BEST_RECORD, LAST_FILE, LOCK_FILE = "best.pth", "best.json", "last.pth", "training.lock"
 _NAME = re.compile(r"checkpoint_(\d{8,})\.pth")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -103,6 +104,14 @@ class CheckpointStore:
         with exclusive(self.folder / LOCK_FILE, refusal, patience):
             remove_temporary_files(self.folder)
             yield self
+
+    def clear(self) -> None:
+        """Remove everything, within `locked`."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
 
     def begin(self, iteration: int) -> None:
         """Make sure that a training which stands after `iteration` (0 for a new one) may write here.

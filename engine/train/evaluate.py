@@ -26,13 +26,15 @@ from engine.inference.record import identity_of
 from engine.inference.refcoco import evaluate_refcoco, image_identity, open_eval_sets, validation_files
 from engine.inference.run import ALONE, run_benchmark
 from engine.scoring.davis import DavisSequence, davis_sequences
+from engine.train.checkpoints import CHECKPOINTS
 from models.samwise import SAMWISE
 from util.distributed import Processes
-from util.paths import read_json_object
+from util.paths import atomic_write_json, read_json_object
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "evaluation"
+TRAINING_RECORD = "run-training.json"
 # What stays of earlier epochs: scores, tables and how they were made, but neither masks nor records of them.
 _KEPT = ("scores.json", "run.json", "*.csv", "log.txt")
 
@@ -288,7 +290,8 @@ def evaluate_checkpoint(
 
     Args:
         model: on the device of this process.
-        flags: values of all flags; results go to `--output_dir`/`--name_exp`, and `--overwrite` starts anew there.
+        flags: values of all flags; results go to `--output_dir`/`--name_exp`, and `--overwrite` starts anew there. The
+            run.json of a training there is kept as run-training.json.
         processes: those that share the work.
         facts: what else run.json shall say.
 
@@ -298,9 +301,19 @@ def evaluate_checkpoint(
     Raises:
         InputError: data are missing or broken; also as `run_benchmark`.
     """
+    folder = Path(flags["output_dir"]) / flags["name_exp"]
+    if processes.is_main:
+        _keep_training_record(folder)
     data = open_evaluation_data(flags["dataset_file"], flags)
     options = dataclasses.replace(evaluation_options(flags), overwrite=flags["overwrite"])
-    return data.evaluate(model, Path(flags["output_dir"]) / flags["name_exp"], options, processes, facts or {})
+    return data.evaluate(model, folder, options, processes, facts or {})
+
+
+def _keep_training_record(folder: Path) -> None:
+    """Before run.json is that of an evaluation: how the training in the same folder was made stays known."""
+    record = read_json_object(folder / "run.json") or {}
+    if (folder / CHECKPOINTS).is_dir() and "steps" in record:
+        atomic_write_json(folder / TRAINING_RECORD, record)
 
 
 def _remove_results_of_others(folder: Path, identity: Mapping[str, Any]) -> None:

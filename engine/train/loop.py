@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from datasets.training import BatchSampler, ClipBatch, ClipLoader, ClipSet, make_loader
 from engine.runtime import autocast, float32_arithmetic
-from engine.train.checkpoints import CheckpointStore, StoredCheckpoint
-from engine.train.log import IterationRecord, TrainingLog
+from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpoint
+from engine.train.evaluate import FOLDER as EVALUATIONS
+from engine.train.log import TENSORBOARD_NAME, IterationRecord, TrainingLog
 from engine.train.optimization import Optimization, build_optimization
 from engine.train.options import TrainOptions
 from engine.train.parallel import Parallel, parallelise
@@ -35,7 +37,6 @@ from util.paths import atomic_path, atomic_write_json
 logger = logging.getLogger(__name__)
 
 ALONE = Processes()
-CHECKPOINTS = "checkpoints"
 Evaluate = Callable[[SAMWISE, int], tuple[float, Mapping[str, float]]]
 
 
@@ -144,8 +145,12 @@ class Training:
         steps = self.options.epochs * self.steps_per_epoch
         return min(steps, self.options.max_iterations or steps)
 
-    def run(self) -> bool:
+    def run(self, anew: bool = False, announce: Callable[[], None] | None = None) -> bool:
         """Train to the end.
+
+        Args:
+            anew: remove what an earlier training left in the folder, if no other one is writing to it.
+            announce: called by the main process when nothing stands in the way any more.
 
         Returns:
             whether the end was reached; False after a request to stop (SIGTERM, SIGUSR1, Ctrl-C).
@@ -156,7 +161,11 @@ class Training:
         with contextlib.ExitStack() as stack:
             if self.processes.is_main:
                 stack.enter_context(self.store.locked())
+                if anew:
+                    self._clear()
                 self.store.begin(self.position.iteration)
+                if announce is not None:
+                    announce()
             self._prepare()
             stack.enter_context(float32_arithmetic(self.options.precision))
             stop = stack.enter_context(StopRequest())
@@ -174,6 +183,11 @@ class Training:
             if main:
                 self.store.save_last(self._state(None), epoch=self.position.epoch, iteration=self.position.iteration)
             return True
+
+    def _clear(self) -> None:
+        self.store.clear()
+        for name in (EVALUATIONS, TENSORBOARD_NAME):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _epochs(self, loader: ClipLoader, log: TrainingLog, stop: StopRequest) -> str | None:
         """All that is left to do; returns who asked to stop, None at the end."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from configs.schema import ModelConfig
 from datasets.training import ClipSet, open_training_set
 from engine.inference.record import command_line, describe_weights, environment, log_to
 from engine.runtime import resolve_device
-from engine.train.checkpoints import CheckpointStore, StoredCheckpoint, load_file
-from engine.train.evaluate import FOLDER as EVALUATIONS
+from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpoint, load_file
 from engine.train.evaluate import EpochEvaluation
-from engine.train.log import TENSORBOARD_NAME
-from engine.train.loop import CHECKPOINTS, Training
+from engine.train.loop import Training
 from engine.train.options import TrainOptions
 from engine.train.weights import FROZEN, load_network
 from models.build import find_tokenizer, load_model
@@ -26,7 +23,7 @@ from models.checkpoint import LoadReport
 from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.errors import InputError
-from util.paths import atomic_write_json
+from util.paths import atomic_write_json, is_url, writable_folder
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +85,20 @@ def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
     return None
 
 
+def warn_of_kept_values(flags: Mapping[str, Any], given: Collection[str], continued: StoredCheckpoint | None) -> None:
+    """Say which given values a training that goes on does not use, because its optimizer and schedule have others.
+
+    Args:
+        flags: values of all flags.
+        given: names of those on the command line.
+        continued: from `checkpoint_to_continue`.
+    """
+    stored = {} if continued is None else continued.state["args"]
+    for name in ("lr", "lr_drop", "weight_decay"):
+        if name in given and name in stored and flags[name] != stored[name]:
+            logger.warning("--%s %s is not used: the training that goes on has %s", name, flags[name], stored[name])
+
+
 def prepare(
     flags: Mapping[str, Any], config: ModelConfig, processes: Processes, continued: StoredCheckpoint | None = None
 ) -> Start:
@@ -103,7 +114,14 @@ def prepare(
         InputError: data that is missing or broken, or flags that do not fit.
     """
     folder = result_folder(flags)
+    if processes.is_main:
+        writable_folder(folder)
     TrainOptions.from_flags(flags).share(processes.size)
+    resume = flags["resume"]
+    if flags["overwrite"] and resume not in (None, AUTO) and not is_url(resume):
+        removed = (folder / CHECKPOINTS).resolve()
+        if removed in Path(resume).resolve().parents:
+            raise InputError(f"--overwrite would remove {resume}: copy the file, or choose another --name_exp")
     if flags["resume_optimizer"] and flags["resume"] in (None, AUTO):
         raise InputError("--resume_optimizer needs the checkpoint that holds the optimizer: give its file to --resume")
     if flags["start_epoch"] >= flags["epochs"]:
@@ -160,10 +178,6 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
     """
     flags, folder = start.flags, start.folder
     options = TrainOptions.from_flags(flags)
-    if processes.is_main and flags["overwrite"] and start.continued is None:
-        for old in (CHECKPOINTS, EVALUATIONS, TENSORBOARD_NAME):
-            shutil.rmtree(folder / old, ignore_errors=True)
-    processes.barrier()
     with contextlib.ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(log_to(folder / "log.txt"))
@@ -183,9 +197,8 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
             training.skip_epochs(flags["start_epoch"])
         if flags["resume_optimizer"] and start.continued is None:
             training.optimization.load(load_file(flags["resume"]).state, flags["resume"])
-        if processes.is_main:
-            _announce(training, report)
-        return training.run()
+        anew = flags["overwrite"] and start.continued is None
+        return training.run(anew, lambda: _announce(training, report))
 
 
 def _announce(training: Training, report: LoadReport) -> None:
