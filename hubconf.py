@@ -18,6 +18,7 @@ from typing import Any
 
 from configs.loading import change_model_config, load_model_config
 from engine.inference.start import stored_config, weights_to_resume
+from engine.runtime import resolve_device
 from models.build import load_model
 from models.samwise import SAMWISE
 from util.errors import InputError
@@ -46,7 +47,12 @@ def _load(
     else:
         raise InputError(f"{resume} holds a network of version {stored.sam2.name}, not {version}: use its entry point")
     model, report = load_model(
-        config, resume=resume, sam2_weights=sam2_weights, roberta=roberta, untrained=untrained, device=device
+        config,
+        resume=resume,
+        sam2_weights=sam2_weights,
+        roberta=roberta,
+        untrained=untrained,
+        device=resolve_device(device),
     )
     for warning in report.warnings:
         logger.warning(warning)

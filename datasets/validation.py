@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from datasets.masks import image_size
 from util.errors import InputError
+from util.paths import is_text
 
 FAULTS_IN_MESSAGE = 3
 DEFAULT_WORKERS = 8
@@ -70,7 +71,7 @@ def run_checks(checks: Sequence[Check], workers: int = DEFAULT_WORKERS, progress
 def read_json(path: Path, faults: list[Fault]) -> dict[str, Any]:
     """The JSON object in `path`; a fault and an empty object if there is none."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
         faults.append(Fault(path, "", "the file is missing"))
     except (OSError, ValueError, RecursionError) as error:  # unreadable; bad JSON or text encoding
@@ -80,6 +81,16 @@ def read_json(path: Path, faults: list[Fault]) -> dict[str, Any]:
             return value
         faults.append(Fault(path, "", f"expected a JSON object, found a {type(value).__name__}"))
     return {}
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values of one key the first would be lost without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"the key {repeated!r} is there twice in one object")
+    return found
 
 
 def get_object(container: Mapping[str, Any], key: str, path: Path, where: str, faults: list[Fault]) -> dict[str, Any]:
@@ -95,15 +106,6 @@ def get_object(container: Mapping[str, Any], key: str, path: Path, where: str, f
 def is_path_component(name: object) -> bool:
     """Whether `name` can be the name of one file or folder: it becomes part of paths that are read and written."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_text(name)
-
-
-def is_text(value: str) -> bool:
-    """Whether `value` can be encoded as UTF-8: JSON can hold halves of surrogate pairs, which are no characters."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def sentence(entry: Mapping[str, Any], key: str, what: str) -> str:

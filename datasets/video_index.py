@@ -242,6 +242,9 @@ class VideoDataset:
             InputError: `faults` (found while the metadata were read) is not empty, or a video has a fault.
         """
         what = f"{self.name} ({self.split})"
+        if not faults and not self.expression_count():
+            lacks = "expressions" if self.videos else "videos"
+            faults = [Fault(self.meta_path, "videos", f"there are no {lacks}: is the file complete?")]
         raise_on_faults(faults, what)
         raise_on_faults(run_checks(self.checks(full=False)), what)
         logger.info(

@@ -19,6 +19,7 @@ from engine.runtime import float32_arithmetic
 from models.samwise import SAMWISE
 from util.background import prefetch
 from util.errors import InputError
+from util.interrupts import sigterm_as_interrupt
 from util.paths import writable_folder
 from util.stopwatch import Stopwatch
 
@@ -73,12 +74,12 @@ def segment_media(
         progress: whether to draw a progress bar on standard error.
 
     Raises:
-        InputError: a prompt that cannot be used, or a frame that cannot be decoded.
+        InputError: a prompt that cannot be used, a frame that cannot be decoded, or results that would replace `media`.
         OSError: a file that cannot be written.
     """
     prompts = clean_prompts(prompts)
     open_session(model, prompts, window=window, precision=precision)  # refuses what it cannot use before work begins
-    folder = ResultFolder(writable_folder(output_dir), prompts, media.fps, depth=window)
+    folder = ResultFolder(writable_folder(output_dir), prompts, media.fps, window, media.path)
     clocks = _Clocks()
     error: BaseException | None = None
     decoded = prefetch(clocks.decode.over(media), depth=window)
@@ -86,6 +87,7 @@ def segment_media(
     source = _remember(clocks.wait.over(decoded), waiting)
     try:
         with (
+            sigterm_as_interrupt(),
             contextlib.closing(decoded),
             float32_arithmetic(precision),
             tqdm(total=media.length, unit="frame", bar_format=_BAR, disable=not progress) as bar,
@@ -96,7 +98,7 @@ def segment_media(
                     masks, scores = result.masks(threshold), result.object_scores.tolist()
                 folder.add(media.frame_name(result.index), waiting.popleft(), masks, scores)
                 bar.update()
-    except BaseException as caught:  # also Ctrl-C: what is done is completed first
+    except BaseException as caught:  # also Ctrl-C and SIGTERM: what is done is completed first
         error = caught
     return conclude(folder, error, lambda complete: _describe_run(media, facts or {}, clocks, folder, complete))
 

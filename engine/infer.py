@@ -31,7 +31,7 @@ from models.static_step import FrameMasks
 from models.stream import is_compiled, open_stream
 from util.errors import InputError
 from util.memory import keep_freed_memory
-from util.paths import atomic_write
+from util.paths import atomic_write, is_text
 
 Frame = np.ndarray
 STATE_FORMAT = "samwise-session-1"
@@ -135,6 +135,8 @@ class VideoSession:
             raise InputError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
         if isinstance(expressions, str) or not all(isinstance(text, str) for text in expressions):
             raise InputError(f"expected a list of sentences, found {expressions!r}")
+        if not all(map(is_text, expressions)):
+            raise InputError(f"expected sentences of valid Unicode text, found {list(expressions)!a}")
         assert model.tokenizer is not None, "the model was built without a tokenizer"
         if model.device.type == "cpu":
             keep_freed_memory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +21,7 @@ from av.video.stream import VideoStream
 
 from util.background import WriteBehind
 from util.drawing import Colour, draw_overlay, palette
+from util.errors import InputError
 from util.masks import mask_area, save_mask
 from util.naming import safe_names
 from util.paths import atomic_path, atomic_write, atomic_write_json
@@ -33,6 +35,7 @@ _JPEG_QUALITY = 92
 _WHOLE = {"movflags": "+faststart"}
 _GROWING = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 _TICK = Fraction(1, 90000)  # seconds
+_NUMBER = re.compile(r"[0-9]{5,}")  # `Media.frame_name` of a video
 
 
 class VideoFile:
@@ -190,12 +193,17 @@ class ResultFolder:
         prompts: E different texts.
         fps: frame rate of the videos; None for a single image, which gets pictures only.
         depth: how many frames may wait to be written.
+        source: what is segmented, for `refuse_own_results`; nothing if it is not on disk.
+
+    Raises:
+        InputError: the results would replace the source.
     """
 
-    def __init__(self, root: Path, prompts: Sequence[str], fps: Fraction | None, depth: int) -> None:
+    def __init__(self, root: Path, prompts: Sequence[str], fps: Fraction | None, depth: int, source: str = "") -> None:
         self.root = root
         self.prompts = prompts
         self.folders = safe_names(prompts, reserved=(COMBINED,))
+        refuse_own_results(root, self.folders, source)
         self.colours = palette(len(prompts))
         self.is_video = fps is not None
         self._names: list[str] = []
@@ -239,6 +247,7 @@ class ResultFolder:
         """
         if not self._writers:
             remove_earlier_results(self.root, self.folders)
+            self.write_record({"complete": False})  # whoever is killed leaves files that the next run may remove
             self._writers = [WriteBehind(track.write, track.finish, self._depth) for track in self._tracks]
         for index, writer in enumerate(self._writers):
             own = masks[index : index + 1] if index < len(self.prompts) else masks
@@ -289,26 +298,47 @@ class ResultFolder:
         }
 
 
+def refuse_own_results(root: Path, folders: Sequence[str], source: str) -> None:
+    """Raise InputError where the results in `root`, of prompts with these folders, would replace what is read.
+
+    Args:
+        root, folders: where results will be written.
+        source: what is segmented; anything but a file or folder on disk is never refused.
+    """
+    path = Path(source)
+    if not source or not path.exists():
+        return
+    path = path.resolve()
+    files = {file.resolve() for file in (*_common_files(root), *(root / f"{folder}.mp4" for folder in folders))}
+    inside = {(root / folder / kind).resolve() for folder in folders for kind in ("masks", "overlays")}
+    if path in files or inside & {path, *path.parents}:
+        raise InputError(f"{source}: results would replace it there: give another --output_dir than {root}")
+
+
 def remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
-    """Delete the files of these prompts, and of all prompts together, that an earlier run's record lists."""
+    """Delete what earlier runs left of these prompts, and of all prompts together, if the last one left its record.
+
+    Of masks and overlays these are the frames that the record lists, and all with numbers for names, which are those of
+    videos: they may be from runs before the last one, or from one that was killed.
+    """
     try:
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        stems = [f"{index:05d}" for index in _live_indices(root)] if "frames_file" in record else record["frames"]
-        names = [name for name in stems if Path(name).name == name]
-        earlier = [prompt["folder"] for prompt in record["prompts"] if prompt["folder"] in folders and prompt["masks"]]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours
+        listed = {folder: set[str]() for folder in folders}
+        for prompt in record["prompts"]:
+            if prompt["folder"] in listed:
+                listed[prompt["folder"]].update(map(str, record.get("frames", ())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
         return
-    files = [root / RECORD, root / FRAMES, root / f"{COMBINED}.mp4", root / f"{COMBINED}.jpg", root / SHEET]
-    for folder in earlier:
-        files += [root / f"{folder}.mp4", *(root / folder / "masks" / f"{name}.png" for name in names)]
-        files += [root / folder / "overlays" / f"{name}.jpg" for name in names]
+    files = _common_files(root)
+    for folder, names in listed.items():
+        files.append(root / f"{folder}.mp4")
+        for kind, suffix in (("masks", ".png"), ("overlays", ".jpg")):
+            found = (root / folder / kind).glob(f"*{suffix}")
+            files += (file for file in found if file.stem in names or _NUMBER.fullmatch(file.stem))
     for file in files:
         file.unlink(missing_ok=True)
 
 
-def _live_indices(root: Path) -> Iterator[int]:
-    """Numbers of the frames that an earlier live run wrote; its last line may be unfinished."""
-    with (root / FRAMES).open(encoding="utf-8") as lines:
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                yield int(json.loads(line)["index"])
+def _common_files(root: Path) -> list[Path]:
+    """What is not of one prompt."""
+    return [root / name for name in (RECORD, FRAMES, f"{COMBINED}.mp4", f"{COMBINED}.jpg", SHEET)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import tempfile
 import zlib
 from array import array
@@ -31,6 +32,7 @@ from datasets.media import Frame, LiveSource, Media, open_source
 from engine.demo import conclude, describe_input
 from engine.infer import open_session, stream
 from engine.results import ResultFolder
+from engine.runtime import resolve_device
 from models.build import load_model
 from models.checkpoint import read_checkpoint
 from models.samwise import SAMWISE
@@ -54,14 +56,13 @@ def load(
     Args:
         source: a folder that `save_pretrained` wrote, the id of such a model on the hub, a checkpoint (file or URL),
             or a network.
-        device: where it goes; None for the GPU if there is one.
+        device: where it goes, the CPU where the computer has none of that kind; None for the GPU if there is one.
         config: the architecture, for a checkpoint of the published kind; all others know their own.
 
     Raises:
-        InputError: no such model, or files that are damaged or do not fit.
+        InputError: no such model or device, or files that are damaged or do not fit.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    resolved = resolve_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     if isinstance(source, SAMWISE):
         model = source
     elif is_url(source) or Path(source).suffix in _WEIGHT_SUFFIXES:
@@ -71,7 +72,7 @@ def load(
         model = load_model(config, resume=str(source))[0]
     else:
         model = SAMWISE.from_pretrained(source)
-    return model.to(device).eval()
+    return model.to(resolved).eval()
 
 
 def segment(
@@ -99,6 +100,12 @@ def segment(
     Raises:
         InputError: a video that cannot be opened, or sentences that cannot be used.
     """
+    if fps is not None and not 0 < fps < math.inf:
+        raise InputError(f"fps={fps}: expected a number above 0")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold}: expected a number between 0 and 1, both excluded")
+    if not isinstance(sentences, Iterable):
+        raise InputError(f"expected a sentence or a list of them, found {sentences!r}")
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
     texts = [" ".join(text.split()) if isinstance(text, str) else text for text in texts]
     open_session(model, texts, window=window, precision=precision)  # refuses what it cannot use before work begins
@@ -196,10 +203,11 @@ class Segmentation:
             the path of result.json.
 
         Raises:
-            InputError: a frame cannot be decoded (what comes before it is written), or the folder cannot be written to.
+            InputError: a frame cannot be decoded (what comes before it is written), the folder cannot be written to, or
+                the results would replace the video.
             OSError: a file that cannot be written.
         """
-        results = ResultFolder(writable_folder(folder), self.sentences, self.media.fps, depth=self._window)
+        results = ResultFolder(writable_folder(folder), self.sentences, self.media.fps, self._window, self.media.path)
         error: BaseException | None = None
         try:
             for segmented in self:

@@ -20,6 +20,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
 _END = object()
+_MOST_PLACES = 1000  # more items that wait would only fill the memory
 
 
 def take(waiting: SimpleQueue[T]) -> T:
@@ -30,9 +31,9 @@ def take(waiting: SimpleQueue[T]) -> T:
 
 
 def places_for(number: int) -> SimpleQueue[None]:
-    """As many items as may wait somewhere else."""
+    """As many items as may wait somewhere else, 1000 at most."""
     places: SimpleQueue[None] = SimpleQueue()
-    for _ in range(number):
+    for _ in range(min(number, _MOST_PLACES)):
         places.put(None)
     return places
 

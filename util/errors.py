@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
 
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room and run again",
+    errno.EDQUOT: "the disk quota is used up: make room and run again",
+    errno.EACCES: "permission denied: change the permissions or give another path",
+    errno.EROFS: "the file system is read-only: give another path",
+    errno.EISDIR: "expected a file, found a folder: give a file",
+    errno.ENOTDIR: "expected a folder, found a file on the way to it: move the file or give another path",
+    errno.ENOENT: "no such file or folder: check the path",
+}
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used. The message says what was expected, what was found and what to do."""
+
+
+def describe(error: InputError | OSError) -> str:
+    """The message of an error; what the operating system reports with its file, and with what can be done."""
+    advice = _ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None
+    if not isinstance(error, OSError) or advice is None:
+        return str(error)
+    file = error.filename if isinstance(error.filename, str) else None
+    return advice if file is None else f"{file}: {advice}"
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -25,5 +45,5 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(130)
     except (InputError, OSError) as error:
         logging.shutdown()
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"error: {' '.join(describe(error).split())}\n")
         sys.exit(2)

@@ -132,9 +132,23 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
         yield handle
 
 
+def is_text(value: str) -> bool:
+    """Whether `value` can be encoded as UTF-8: JSON and file names can hold halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def atomic_write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically."""
+    """Write `value` as indented UTF-8 JSON, atomically.
+
+    File names that are no UTF-8 hold half characters (PEP 383), which only an escaped form can stand for.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not is_text(text):
+        text = json.dumps(value, indent=2)
     with atomic_write(path, "w") as handle:
         handle.write(text + "\n")
 

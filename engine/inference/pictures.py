@@ -57,12 +57,14 @@ class PictureJob:
 
 
 def draw_pictures(job: PictureJob) -> None:
-    """Draw everything of one video.
+    """Draw everything of one video; nothing where nothing is asked about it.
 
     Raises:
         InputError: a mask is missing.
         OSError: a file cannot be read or written.
     """
+    if not job.targets:
+        return
     count = len(job.video.frames)
     chosen = chosen_frames(count)
     cells: dict[str, list[np.ndarray]] = {target.folder: [] for target in job.targets}

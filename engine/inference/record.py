@@ -30,6 +30,13 @@ PACKAGES = ("torch", "torchvision", "transformers", "numpy", "opencv-python-head
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def remove_outcome(folder: Path) -> None:
+    """Remove what was made of the masks of a run that starts anew: scores, tables, the page and what is sent in."""
+    for pattern in ("scores.json", "*.csv", "*.zip", "report.html"):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
 def weights_digest(model: SAMWISE) -> str:
     """SHA-256 of all tensors of the network, wherever they came from."""
     digest = hashlib.sha256()

@@ -21,7 +21,7 @@ from engine.inference.batching import automatic_batch
 from engine.inference.images import ImageSegmenter, cut_into_units
 from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
-from engine.inference.record import RunRecord, environment, log_to, weights_digest
+from engine.inference.record import RunRecord, environment, log_to, remove_outcome, weights_digest
 from engine.inference.run import ALONE
 from engine.inference.sentence_records import Rle, SentenceRecords
 from engine.published_figures import refcoco_table
@@ -176,6 +176,7 @@ class _Run:
         batch = min(self.processes.gather(options.batch or automatic_batch(size, 1, device)))
         if self.processes.is_main:
             if options.overwrite:
+                remove_outcome(self.folder)
                 for folder in (self.results, self._records_folder()):
                     if folder.is_dir():
                         shutil.rmtree(folder)

@@ -18,7 +18,7 @@ from engine.inference.benchmarks import Benchmark
 from engine.inference.follow_up import FollowUp
 from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
-from engine.inference.record import RunRecord, describe_data, environment, identity_of, log_to
+from engine.inference.record import RunRecord, describe_data, environment, identity_of, log_to, remove_outcome
 from engine.inference.segment import Group, Segmenter, VideoWork
 from engine.inference.sharding import mask_count, split_groups
 from engine.inference.writer import MaskWriter
@@ -186,6 +186,7 @@ class _Run:
             logger.warning("earlier masks were made with %s: single pixels may differ", ", ".join(changed))
 
     def _clear(self) -> None:
+        remove_outcome(self.benchmark.folder)
         for folder in (*self.benchmark.mask_folders(), self.manifest.folder / "videos"):
             if folder.is_dir():
                 shutil.rmtree(folder)

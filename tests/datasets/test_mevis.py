@@ -105,6 +105,14 @@ def rename_video(folder: Path) -> None:
 
 
 # What is broken -> file and key (or what was found) that the message has to name.
+def no_sentences(folder: Path) -> None:
+    path = folder / "meta_expressions.json"
+    meta = json.loads(path.read_text())
+    for video in meta["videos"].values():
+        video["expressions"] = {}
+    path.write_text(json.dumps(meta))
+
+
 FAST_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no folder": (lambda f: f.rename(f.parent / "elsewhere"), ("valid_u: the folder is missing",)),
     "no metadata": (lambda f: (f / "meta_expressions.json").unlink(), ("meta_expressions.json: the file is missing",)),
@@ -112,6 +120,12 @@ FAST_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "binary metadata": (lambda f: (f / "meta_expressions.json").write_bytes(b"\xff\xfe\x00"), ("not readable",)),
     "list as metadata": (lambda f: (f / "meta_expressions.json").write_text("[]"), ("expected a JSON object",)),
     "no videos": (lambda f: (f / "meta_expressions.json").write_text("{}"), ("videos: missing",)),
+    "an empty list of videos": (lambda f: (f / "meta_expressions.json").write_text('{"videos": {}}'), ("no videos",)),
+    "no sentence at all": (no_sentences, ("videos: there are no expressions",)),
+    "an expression twice": (
+        lambda f: (f / "meta_expressions.json").write_text('{"videos": {"one": {"x": 1, "y": 2, "x": 3}}}'),
+        ("the key 'x' is there twice",),
+    ),
     "no frames": (change_meta(lambda v: v.update(frames=[])), ("videos/one/frames", "no frames")),
     "a frame twice": (change_meta(lambda v: v["frames"].append("00000")), ("videos/one/frames", "twice")),
     "an evil frame": (change_meta(lambda v: v["frames"].append("../x")), ("videos/one/frames",)),

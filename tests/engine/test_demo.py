@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +19,7 @@ from PIL import Image
 from datasets.media import Frame, Media, open_media
 from engine.demo import clean_prompts, segment_media
 from engine.infer import stream
+from engine.segmentation import segment
 from models.samwise import SAMWISE
 from tests.conftest import build_micro
 from tests.media_files import picture, write_video
@@ -119,6 +123,47 @@ def test_what_was_done_before_an_error_is_complete(micro_model: SAMWISE, tmp_pat
     for name in ("one.mp4", "two.mp4", "all_prompts.mp4"):
         assert len(list(open_media(str(tmp_path / name)))) == 4
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_video_is_not_replaced_by_its_results(micro_model: SAMWISE, tmp_path: Path) -> None:
+    media = open_media(str(write_video(tmp_path / "one.mp4", 2)))
+    before = (tmp_path / "one.mp4").read_bytes()
+    with pytest.raises(InputError, match=r"one\.mp4: results would replace it"):
+        segment_media(micro_model, media, ["one"], tmp_path, progress=False)
+    with pytest.raises(InputError, match=r"one\.mp4: results would replace it"):
+        segment(micro_model, media.path, "one").save(tmp_path)
+    assert (tmp_path / "one.mp4").read_bytes() == before
+
+
+def test_sigterm_completes_what_is_done(micro_model: SAMWISE, tmp_path: Path) -> None:
+    def frames() -> Iterator[Frame]:
+        for number in range(6):
+            yield picture(30, 40, number)
+        while len(list((tmp_path / "out" / "one" / "masks").glob("*.png"))) < 4:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield picture(30, 40, 6)
+
+    media = Media("camera", "video", (30, 40), Fraction(10), None, None, frames)
+    with pytest.raises(KeyboardInterrupt):
+        segment_media(micro_model, media, ["one"], tmp_path / "out", window=4, progress=False)
+    record = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert record["complete"] is False
+    assert len(record["frames"]) >= 4
+    assert open_media(str(tmp_path / "out" / "one.mp4")).length == len(record["frames"])
+
+
+def test_a_window_longer_than_any_video(micro_model: SAMWISE, tmp_path: Path) -> None:
+    media = open_media(str(write_video(tmp_path / "video.mp4", 3)))
+    assert run(micro_model, media, tmp_path / "out", window=10**15)["complete"] is True
+
+
+def test_names_that_are_no_text(micro_model: SAMWISE, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/out\xff"))
+    video = folder.with_name(os.fsdecode(b"video\xff.mp4"))
+    write_video(tmp_path / "video.mp4", 2).rename(video)
+    record = run(micro_model, open_media(str(video)), folder)
+    assert record["input"]["path"] == str(video)
 
 
 def test_error_before_the_first_result_leaves_nothing(micro_model: SAMWISE, tmp_path: Path) -> None:

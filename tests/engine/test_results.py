@@ -118,6 +118,56 @@ def test_second_run_replaces_what_the_first_wrote(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "square" / "masks").iterdir()) == ["0.png", "1.png", "2.png"]
 
 
+def test_numbered_masks_of_runs_before_the_last_one_are_removed(tmp_path: Path) -> None:
+    """The record between them lists other prompts."""
+    for count, prompts in ((4, ["disc", "square"]), (3, ["triangle", "star"]), (2, ["disc", "square"])):
+        folder = ResultFolder(tmp_path, prompts, Fraction(5), depth=2)
+        fill(folder, [f"{number:05d}" for number in range(count)])
+        folder.finish()
+        folder.write_record({})
+    for kind in ("masks", "overlays"):
+        assert sorted(file.stem for file in (tmp_path / "disc" / kind).iterdir()) == ["00000", "00001"]
+        assert len(list((tmp_path / "star" / kind).iterdir())) == 3
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    killed = ResultFolder(tmp_path, ["disc", "square"], Fraction(5), depth=2)
+    fill(killed, [f"{number:05d}" for number in range(4)])
+    assert json.loads((tmp_path / "result.json").read_text())["complete"] is False
+    for writer in killed._writers:
+        writer.end()
+        writer.join()
+    folder = ResultFolder(tmp_path, ["disc", "square"], Fraction(5), depth=2)
+    fill(folder, ["00000"])
+    folder.finish()
+    assert [file.name for file in (tmp_path / "disc" / "masks").iterdir()] == ["00000.png"]
+
+
+@pytest.mark.parametrize(
+    "source", ["disc.mp4", "all_prompts.mp4", "disc/masks", "disc/overlays/00000.jpg", "link.mp4", "contact_sheet.jpg"]
+)
+def test_results_do_not_replace_what_is_segmented(tmp_path: Path, source: str) -> None:
+    (tmp_path / "disc" / "masks").mkdir(parents=True)
+    (tmp_path / "disc" / "overlays").mkdir()
+    path = tmp_path / source
+    if source == "link.mp4":
+        (tmp_path / "disc.mp4").write_bytes(b"precious")
+        path.symlink_to(tmp_path / "disc.mp4")
+    elif not path.exists():
+        path.write_bytes(b"precious")
+    with pytest.raises(InputError, match="results would replace it"):
+        ResultFolder(tmp_path, ["disc", "square"], Fraction(5), 2, str(path))
+
+
+@pytest.mark.parametrize("source", ["triangle.mp4", "disc/other.png", "", "array", "https://host/disc.mp4"])
+def test_other_sources_may_lie_beside_the_results(tmp_path: Path, source: str) -> None:
+    (tmp_path / "disc").mkdir()
+    if "." in source and "//" not in source:
+        (tmp_path / source).write_bytes(b"x")
+        source = str(tmp_path / source)
+    ResultFolder(tmp_path, ["disc", "square"], Fraction(5), 2, source)
+
+
 def test_record_of_strangers_deletes_nothing_outside(tmp_path: Path) -> None:
     root = tmp_path / "results"
     root.mkdir()

@@ -195,6 +195,8 @@ def test_interruption_is_not_taken_for_the_end(micro_model: SAMWISE) -> None:
         (picture(8, 8), ["x", " "], "empty"),
         (picture(8, 8), "word " * 600, "512"),
         (picture(8, 8), [3], "expected a list of sentences"),
+        (picture(8, 8), None, "expected a sentence or a list of them"),
+        (picture(8, 8), "half \ud800 a character", "valid Unicode"),
         ([], "x", "at least one frame, found none"),
         (iter([]), "x", "at least one frame, found none"),
         (["a.png"], "x", "expected frames as uint8 arrays"),
@@ -204,6 +206,12 @@ def test_interruption_is_not_taken_for_the_end(micro_model: SAMWISE) -> None:
 def test_what_cannot_be_used_is_refused_at_once(micro_model: SAMWISE, video: Any, sentences: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segment(micro_model, video, sentences)
+
+
+@pytest.mark.parametrize("value", [{"fps": -1}, {"fps": float("nan")}, {"threshold": 2}, {"threshold": 0}])
+def test_numbers_out_of_range(micro_model: SAMWISE, value: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(value))}=.*expected a number"):
+        segment(micro_model, picture(8, 8), SENTENCES, **value)
 
 
 def test_a_video_that_is_cut_off_is_refused_at_once(micro_model: SAMWISE, video: Path, tmp_path: Path) -> None:
@@ -218,6 +226,8 @@ def test_load(micro_model: SAMWISE, tmp_path: Path) -> None:
         model = load(source, device="cpu")
         assert_same(model, micro_model)
         assert not model.training
+    with pytest.raises(InputError, match="--device: expected cpu, cuda, cuda:N or mps, found 'foo'"):
+        load(micro_model, device="foo")
     with pytest.raises(InputError, match="nowhere"):
         load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="does not exist"):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets.validation import is_path_component, is_text
+from datasets.validation import is_path_component
 from tools.data.importing.problems import Note
 from util.errors import InputError
+from util.paths import is_text
 
 SPLITS = ("train", "valid_u", "valid")
 HIDDEN_SPLIT = "valid"  # has no masks: for inference only
