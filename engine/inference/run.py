@@ -90,6 +90,8 @@ def merge_shards(benchmark: Benchmark, options: InferenceOptions) -> Mapping[str
 
     Returns, raises: as `run_benchmark`; also InputError if a video is not finished.
     """
+    if options.overwrite or options.shard is not None:
+        raise InputError("--merge segments nothing and removes nothing: leave --overwrite and --shard out")
     dataset = benchmark.dataset
     manifest = _manifest(benchmark)
     identity = manifest.resume_any()

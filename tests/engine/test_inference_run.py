@@ -234,6 +234,9 @@ def test_shards_of_a_scored_split_are_scored_when_merged(mevis: Path, micro_mode
     for number in range(3):  # more shards than videos
         options = InferenceOptions(num_workers=0, expressions_per_batch=16, shard=(number, 3))
         run_benchmark(micro_model, benchmark, options)
+    for unfit in (replace(QUICK, overwrite=True), options):
+        with pytest.raises(InputError, match="leave --overwrite and --shard out"):
+            merge_shards(benchmark, unfit)
     assert merge_shards(benchmark, QUICK) == whole
     with pytest.raises(InputError, match="data set mevis valid_u, this is mevis valid"):
         merge_shards(ExpressionBenchmark(open_mevis(mevis, "valid"), tmp_path / "parts"), QUICK)
