@@ -37,6 +37,7 @@ from tqdm import tqdm
 from configs.loading import sam2_versions
 from configs.schema import SHIPPED_VERSIONS
 from models.samwise import SAMWISE
+from tools.bench.command_line import benchmark_parser, check_device, check_outputs, join_value
 from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
 from tools.bench.end_to_end import BESIDE, SENTENCES, Clip, Pipeline, Settings, plain_computation, random_model
 from tools.bench.kernels import benchmark_attention, benchmark_linear
@@ -116,7 +117,8 @@ def row(name: str, tables: Sequence[Clip], counted: Clip) -> dict[str, Any]:
 def benchmark_end_to_end(options: argparse.Namespace) -> dict[str, Any]:
     """Every network alone, or two sides of each in turns."""
     if options.compare or options.against:
-        return {version: compare(options, version) for version in options.sam2_version}
+        other = other_side(options)
+        return {version: compare(options, other, version) for version in options.sam2_version}
     if options.compile:
         raise InputError('a compiled network has no parts to measure: compare it, with --against "--compile"')
     results = {}
@@ -130,13 +132,25 @@ def benchmark_end_to_end(options: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def compare(options: argparse.Namespace, version: str) -> dict[str, Any]:
+def other_side(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of the side that `--against` describes.
+
+    Raises:
+        InputError: it does not parse.
+    """
+    try:
+        return parse(["end_to_end", *shlex.split(options.against)], options)
+    except ValueError as error:  # of shlex, or an InputError
+        raise InputError(f"--against {options.against!r}: {error}") from error
+
+
+def compare(options: argparse.Namespace, other: argparse.Namespace, version: str) -> dict[str, Any]:
     """This tree and these settings against a revision, other settings, or both."""
     own = settings_of(options, version)
     with contextlib.ExitStack() as stack:
         tree = stack.enter_context(checked_out(options.compare)) if options.compare else ROOT
-        other = settings_of(parse(["end_to_end", *shlex.split(options.against)], options), version)
-        sides = (Side("this", ROOT, own), Side(f"{options.compare or ''} {options.against}".strip(), tree, other))
+        name = f"{options.compare or ''} {options.against}".strip()
+        sides = (Side("this", ROOT, own), Side(name, tree, settings_of(other, version)))
         seconds = alternate_clips(sides, options.repeats, torch.get_num_threads())
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first, second = medians.values()
@@ -186,7 +200,7 @@ BENCHMARKS = {
 
 def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None) -> argparse.Namespace:
     """Read the command line; `defaults` stand for what it does not say."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser("benchmark.py", __doc__)
     parser.add_argument("benchmark", choices=BENCHMARKS)
     versions = (*sam2_versions(), *SHIPPED_VERSIONS)
     parser.add_argument("--sam2_version", nargs="+", default=["tiny"], choices=versions, metavar="VERSION")
@@ -207,17 +221,25 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     parser.add_argument("--plot", type=Path, help="draw the results into this PNG file")
     if defaults is not None:
         parser.set_defaults(**vars(defaults))
-    options = parser.parse_args(argv)
+    options = parser.parse_args(join_value(sys.argv[1:] if argv is None else argv, "--against"))
     if min(options.window, options.repeats, 1 if options.clips is None else options.clips) < 1:
         raise InputError("--window, --repeats and --clips need at least 1")
     if not all(1 <= count <= len(SENTENCES) for count in (options.expressions, options.batch)):
         raise InputError(f"--expressions and --batch need 1 to {len(SENTENCES)}")
+    if options.threads is not None and options.threads < 1:
+        raise InputError(f"--threads {options.threads}: expected 1 or more; leave it out for PyTorch's choice")
+    check_device(options.device)
+    if options.benchmark in ("linear", "attention") and options.device != "cpu":
+        raise InputError(
+            f"{options.benchmark} --device {options.device}: these are layers of a CPU; leave --device out"
+        )
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one benchmark."""
     options = parse(argv)
+    check_outputs({"--json": options.json, "--plot": options.plot})
     if options.threads:
         torch.set_num_threads(options.threads)
     machine = {

@@ -35,6 +35,7 @@ from engine.train.recompute import recompute_activations
 from models.build import build_model
 from models.samwise import SAMWISE
 from models.tokenizer import pad_tokens
+from tools.bench.command_line import benchmark_parser, check_device, check_outputs
 from tools.bench.loading import open_clips, print_loading, seconds_per_clip, write_videos
 from util.errors import InputError, run_script
 from util.memory import peak_memory
@@ -163,7 +164,7 @@ BENCHMARKS = {"step": benchmark_step, "memory": benchmark_memory, "loading": ben
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser("benchmark_training.py", __doc__)
     parser.add_argument("benchmark", choices=BENCHMARKS, help="case: one row of memory, in this process")
     parser.add_argument("--sam2_version", default="tiny", choices=network_versions(), metavar="VERSION")
     parser.add_argument("--image_size", type=int, default=1024, help="side of the network's input (default 1024)")
@@ -181,16 +182,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError("--batch, --frames, --repeats and --steps need at least 1")
     if min(options.workers) < 0:
         raise InputError(f"--workers {min(options.workers)}: expected 0 or more processes")
+    check_device(options.device)
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one benchmark."""
+    """Run one benchmark.
+
+    Raises:
+        InputError: unusable options, or cases of `memory` that failed; what was measured is written.
+    """
     options = parse(argv)
+    check_outputs({"--json": options.json})
     results = BENCHMARKS[options.benchmark](options)
     if options.json:
         given = {name: str(value) for name, value in vars(options).items()}
         atomic_write_json(options.json, {"options": given, "torch": torch.__version__, "results": results})
+    failed = [name for name, found in results.items() if found is None]
+    if failed:
+        raise InputError(f"{', '.join(failed)}: not measured; the last line of each is above: mend it and run again")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,10 +14,10 @@ import torch
 
 from models.samwise import SAMWISE
 from tools import benchmark
-from tools.bench import compare, end_to_end, kernels, report
+from tools.bench import command_line, compare, end_to_end, kernels, report
 from tools.bench.end_to_end import BESIDE, FILLING, Pipeline, Settings, plain_computation
 from tools.bench.measure import flop_counter
-from util.errors import InputError
+from util.errors import InputError, run_script
 
 
 def test_linear_layers_are_counted_alike_fused_or_not() -> None:
@@ -148,3 +148,119 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         benchmark.main(["end_to_end", "--compile"])
     against = benchmark.parse(["end_to_end", "--window", "4"], benchmark.parse(["end_to_end", "--expressions", "3"]))
     assert (against.window, against.expressions) == (4, 3)
+
+
+Sides = list[compare.Side]
+
+
+@pytest.fixture
+def measured_sides(monkeypatch: pytest.MonkeyPatch) -> Sides:
+    """The sides of which a process was started: here without one, and without a network."""
+    started: Sides = []
+
+    class Worker(compare.Worker):
+        def __init__(self, side: compare.Side, threads: int) -> None:
+            started.append(side)
+            self.side = side
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def ask(self, question: dict[str, object]) -> dict[str, object]:
+            return {"seconds_per_frame": 1.0}
+
+    monkeypatch.setattr(compare, "Worker", Worker)
+    return started
+
+
+@pytest.mark.parametrize("against", [["--against", "--compile"], ["--against=--compile"]])
+def test_one_flag_without_a_space_describes_the_other_side(measured_sides: Sides, against: list[str]) -> None:
+    benchmark.main(["end_to_end", *against, "--repeats", "1"])
+    assert [side.settings.compile for side in measured_sides] == [False, True]
+    assert [side.name for side in measured_sides] == ["this", "--compile"]
+
+
+def test_turns_show_their_progress_on_stderr(measured_sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["end_to_end", "--against", "--window 4", "--repeats", "3"])
+    shown = capsys.readouterr()
+    assert "tiny, in turns: 100%" in shown.err
+    assert "6/6" in shown.err
+    assert "clip/s" in shown.err
+    assert "in turns:" not in shown.out
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], no_gpu: None, measured_sides: Sides) -> Refused:
+    """The one line with which a command ends, with status 2, before a side is measured."""
+
+    def line_of(*argv: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            run_script(lambda: benchmark.main(argv))
+        shown = capsys.readouterr()
+        assert (ended.value.code, measured_sides) == (2, [])
+        assert shown.err.count("\n") == 1
+        return shown.err
+
+    return line_of
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["linear", "--threads", "-1"], "--threads -1: expected 1 or more"),
+        (["linear", "--threads", "0"], "--threads 0: expected 1 or more"),
+        (["linear", "--device", "cuda"], "--device cuda: expected a device of this computer"),
+        (["end_to_end", "--sam2_version", "nano", "--device", "cuda:1"], "--device cuda:1: expected a device"),
+        (["linear", "--device", "foo"], "expected cpu, cuda, cuda:N or mps, found 'foo'"),
+        (["linear", "--no_such_flag"], "unrecognized arguments: --no_such_flag; see benchmark.py --help"),
+        (["nothing"], "invalid choice: 'nothing'"),
+        ([], "required: benchmark"),
+    ],
+)
+def test_unusable_options_are_one_line(refused: Refused, argv: list[str], message: str) -> None:
+    assert message in refused(*argv)
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [
+        ('"abc', "No closing quotation"),
+        ("--device cuda", "--device cuda: expected a device of this computer"),
+        ("--window 0", "--window, --repeats and --clips need at least 1"),
+        ("--no_such_flag", "unrecognized arguments: --no_such_flag"),
+    ],
+)
+def test_the_other_side_is_checked_before_a_process_starts(refused: Refused, against: str, message: str) -> None:
+    line = refused("end_to_end", f"--against={against}")
+    assert line.startswith(f"error: --against {against!r}: ")
+    assert message in line
+
+
+def test_against_without_flags_is_one_line(refused: Refused) -> None:
+    assert "--against: expected one argument" in refused("end_to_end", "--against")
+
+
+@pytest.mark.parametrize("flag", ["--json", "--plot"])
+def test_files_that_cannot_be_written_are_known_at_once(refused: Refused, tmp_path: Path, flag: str) -> None:
+    (tmp_path / "file").touch()
+    line = refused("linear", flag, str(tmp_path / "file" / "result"))
+    assert line.startswith(f"error: {flag} {tmp_path}/file/result: the folder cannot be written to (")
+    assert "--output_dir" not in line
+    assert "expected a file, found a folder" in refused("linear", flag, str(tmp_path))
+
+
+def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("cpu", "cuda", "cuda:0"):
+        command_line.check_device(name)
+    with pytest.raises(InputError, match="has 1 GPUs"):
+        command_line.check_device("cuda:1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 from engine.train.network import TrainingNetwork
 from tools import benchmark_training as benchmark
 from tools.bench import loading
-from util.errors import InputError
+from util.errors import InputError, run_script
 
 SMALL = ["--sam2_version", "nano", "--image_size", "64", "--frames", "2"]
 
@@ -75,3 +76,39 @@ def test_clips_of_the_measured_videos_show_their_discs(small_frames: None, tmp_p
 def test_bad_numbers_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         benchmark.main(["step", *flags])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["step", *SMALL, "--device", "cuda"], "--device cuda: expected a device of this computer"),
+        (["memory", *SMALL, "--device", "foo"], "expected cpu, cuda, cuda:N or mps, found 'foo'"),
+        (["step", "--no_such_flag"], "unrecognized arguments: --no_such_flag; see benchmark_training.py --help"),
+        (["step", *SMALL, "--json", "."], "--json .: expected a file, found a folder"),
+        (["step", *SMALL, "--json", f"{__file__}/step.json"], "step.json: the folder cannot be written to"),
+    ],
+)
+def test_unusable_options_are_one_line(
+    argv: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        run_script(lambda: benchmark.main(argv))
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert message in shown.err
+
+
+def test_cases_that_failed_are_named_after_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in *--activation_checkpointing*) echo no memory >&2; exit 3;; esac\n'
+        'echo \'{"bytes": 1, "seconds": 1}\'\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    result = tmp_path / "memory.json"
+    with pytest.raises(InputError, match=r"^fp32 with --activation_checkpointing: not measured"):
+        benchmark.main(["memory", *SMALL, "--json", str(result)])
+    found = json.loads(result.read_text())["results"]
+    assert found == {"fp32": {"bytes": 1, "seconds": 1}, "fp32 with --activation_checkpointing": None}

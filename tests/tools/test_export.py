@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from engine.infer import stream
 from models.samwise import SAMWISE
 from tests.conftest import SMALLEST, build_micro
 from tools import export
+from tools.exporting import run as runner
 from util.errors import InputError
 
 SENTENCES = ["the red disc", "a square that moves to the left"]
@@ -92,7 +97,7 @@ def assert_runs_alone(network: SAMWISE, folder: Path, compiled: bool, capsys: py
 def test_an_export_runs_without_the_code(network: SAMWISE, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_runs_alone(network, tmp_path, False, capsys)
     assert all(parameter.grad_fn is None for parameter in network.parameters())
-    assert run_alone(tmp_path / "exported" / "run.py", str(tmp_path / "network"), "x", "it").returncode == 1
+    assert run_alone(tmp_path / "exported" / "run.py", str(tmp_path / "network"), "x", "it").returncode == 2
 
 
 @pytest.mark.slow
@@ -116,3 +121,114 @@ def test_motion_prompts_are_refused(tmp_path: Path) -> None:
 def test_no_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
         export.main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+
+
+TOKENIZER = Path(__file__).resolve().parents[2] / "pretrained" / "nano" / "tokenizer.json"
+INTERFACE = {
+    "device": "cpu",
+    "image": {"side": 32, "short_side": 18, "window": 4, "mean": [0.5] * 3, "std": [0.5] * 3},
+    "text": {"padding_id": 1},
+    "axes": {"expressions": 2, "frames": 4, "tokens": 8},
+    "encoder": {"file": "encoder.pt2"},
+    "step": {"file": "step.pt2", "inputs": [{"state": True, "shape": ["expressions", 1], "dtype": "float32"}]},
+}
+
+
+def see_all(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """An encoder that passes the clip on, and a step that finds the object everywhere."""
+    if len(inputs) == 3:
+        frames, ids, _ = inputs
+        return frames[None], frames[None], frames[None], ids
+    logits = torch.ones(len(inputs[-1]), 8, 8)
+    return logits, logits, logits, inputs[-1]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The run.py of a folder whose programs do next to nothing."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    shutil.copyfile(TOKENIZER, folder / "tokenizer.json")
+    (folder / "interface.json").write_text(json.dumps(INTERFACE))
+    shutil.copyfile(str(runner.__file__), folder / "run.py")
+    spec = importlib.util.spec_from_file_location("package_run", folder / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module.Exported, "_load", lambda self, path: see_all)
+    return module
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(package: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """The one line with which run.py ends, with status 2."""
+
+    def line_of(frames: Path, out: Path, *sentences: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["run.py", str(frames), str(out), *sentences])
+        with pytest.raises(SystemExit) as ended:
+            package.run()
+        shown = capsys.readouterr()
+        assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+        return shown.err
+
+    return line_of
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_folders_that_cannot_be_used_are_one_line(refused: Refused, tmp_path: Path) -> None:
+    write_video(tmp_path / "frames")
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    assert "nowhere: expected a folder of images, found nothing" in refused(tmp_path / "nowhere", out, "it")
+    assert "file: expected a folder of images, found a file" in refused(tmp_path / "file", out, "it")
+    assert "found none" in refused(tmp_path / "empty", out, "it")
+    assert not out.exists()
+    line = refused(tmp_path / "frames", tmp_path / "file", "it")
+    assert "file: expected a folder for the masks, found a file; give another path" in line
+    assert "Not a directory" in refused(tmp_path / "frames", tmp_path / "file" / "out", "it")
+
+
+def test_sentences_that_cannot_be_used_are_one_line(refused: Refused, tmp_path: Path) -> None:
+    write_video(tmp_path / "frames")
+    given = tmp_path / "frames", tmp_path / "out"
+    assert "sentence 1 is empty" in refused(*given, "it", "  ")
+    assert "expected at most 2 sentences, found 3: give fewer" in refused(*given, "a", "b", "c")
+    assert "sentence 1 has 12 tokens, at most 8 are possible" in refused(*given, "a", "one " * 10)
+    assert files_below(tmp_path / "out") == []
+
+
+def test_a_truncated_frame_is_one_line_and_masks_before_it_stay(refused: Refused, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    write_video(frames)
+    whole = tmp_path / "whole.jpg"
+    Image.effect_noise((40, 26), 90).save(whole)
+    (frames / "00006.png").unlink()
+    (frames / "00006.jpg").write_bytes(whole.read_bytes()[:-200])
+    assert "00006.jpg: the image cannot be decoded" in refused(frames, tmp_path / "out", "it")
+    assert files_below(tmp_path / "out") == [f"0/{index:05d}.png" for index in range(4)]
+
+
+def test_a_mask_that_cannot_be_completed_leaves_the_older_one(
+    package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "masks" / "0.png"
+    package.write_mask(path, np.ones((4, 4), dtype=bool))
+    older = path.read_bytes()
+
+    def fail(image: Image.Image, target: Path, **_: str) -> None:
+        target.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        package.write_mask(path, np.zeros((4, 4), dtype=bool))
+    assert path.read_bytes() == older
+    assert files_below(tmp_path / "masks") == ["0.png"]

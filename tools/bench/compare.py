@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tqdm import tqdm
+
 from util.errors import InputError
 
 from .end_to_end import Pipeline, Settings, random_model
@@ -103,12 +105,14 @@ class Worker:
 
 def alternate_clips(sides: Sequence[Side], repeats: int, threads: int) -> dict[str, list[float]]:
     """Seconds per frame of `repeats` clips of each side, in turns, after each one's memory has filled."""
-    with contextlib.ExitStack() as stack:
+    found: dict[str, list[float]] = {side.name: [] for side in sides}
+    bar = tqdm(total=repeats * len(sides), desc=f"{sides[0].settings.version}, in turns", unit="clip")
+    with bar, contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(side, threads)) for side in sides]
-        found: dict[str, list[float]] = {side.name: [] for side in sides}
         for _ in range(repeats):
             for worker in workers:
                 found[worker.side.name].append(worker.ask({})["seconds_per_frame"])
+                bar.update()
     return found
 
 

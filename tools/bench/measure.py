@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.sam2.layers import has_bfloat16_products
+from models.sam2 import layers
 from models.samwise import SAMWISE
 
 MATRIX = 4096
@@ -38,7 +38,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, repeat
     """FLOP/s of a large matrix product: the median of a few, with the faster of the libraries that PyTorch brings."""
     a, b = (torch.randn(MATRIX, MATRIX, device=device).to(dtype) for _ in range(2))
     products: list[Callable[[], Any]] = [lambda: torch.mm(a, b)]
-    fused = device.type == "cpu" and (dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16_products()))
+    halves = dtype == torch.bfloat16 and layers.has_bfloat16_products()  # which the oldest revisions do not know
+    fused = device.type == "cpu" and (dtype == torch.float32 or halves)
     if fused and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "none"))
     best = min(statistics.median(_seconds(product, device, repeats + 1)[1:]) for product in products)

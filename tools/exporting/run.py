@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. The message says what was expected, what was found and what to do."""
 
 
 class Exported:
@@ -47,11 +52,29 @@ class Exported:
         return torch.export.load(path).module()
 
     def tokens(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids (E, L) int64, and (E, L) bool that is False for padding."""
+        """Token ids (E, L) int64, and (E, L) bool that is False for padding.
+
+        Raises:
+            InputError: an empty sentence, one that is too long, or more than the programs were exported for.
+        """
+        most = self.interface["axes"]
+        if len(sentences) > most["expressions"]:
+            raise InputError(
+                f"expected at most {most['expressions']} sentences, found {len(sentences)}: give fewer, or export "
+                f"with --expressions {len(sentences)}"
+            )
+        for number, text in enumerate(sentences):
+            if not text.strip():
+                raise InputError(f"sentence {number} is empty: give a few words that describe the object")
         ids = [torch.tensor(self.tokenizer.encode(" ".join(text.split())).ids) for text in sentences]
         padding = float(self.interface["text"]["padding_id"])
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding).long()
         lengths = torch.tensor([len(own) for own in ids])
+        if padded.shape[1] > most["tokens"]:
+            raise InputError(
+                f"sentence {int(lengths.argmax())} has {padded.shape[1]} tokens, at most {most['tokens']} are "
+                "possible: shorten it"
+            )
         words = torch.arange(padded.shape[1]) < lengths[:, None]
         return padded.to(self.device), words.to(self.device)
 
@@ -88,6 +111,9 @@ class Exported:
 
         Yields:
             For every frame mask logits (E, h, w) at network resolution, the padding cropped away.
+
+        Raises:
+            InputError: see `tokens`.
         """
         tokens, state = self.tokens(sentences), self.empty_state(len(sentences))
         clip: list[np.ndarray] = []
@@ -115,33 +141,77 @@ class Exported:
         return found
 
 
+def find_frames(folder: Path) -> list[Path]:
+    """The images of a folder, by name.
+
+    Raises:
+        InputError: no such folder, or no images in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
+    return paths
+
+
 def read_frame(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """(H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: damaged, truncated or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise exceptions of many classes on damaged files
+        raise InputError(f"{path}: the image cannot be decoded ({error}); is the file complete?") from error
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Write (H, W) bool as 0 and 255, all or nothing; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write a mask per frame and sentence."""
+    """Write a mask per frame and sentence.
+
+    Raises:
+        InputError: frames, OUT or sentences that cannot be used; masks that were already written stay.
+    """
     parser = argparse.ArgumentParser(description="segment a folder of frames by sentences")
     parser.add_argument("frames", type=Path, help="folder of images of one size")
     parser.add_argument("out", type=Path, help="gets SENTENCE/NAME.png")
     parser.add_argument("sentences", nargs="+", help="what to segment, each in quotes")
     args = parser.parse_args(argv)
-    paths = sorted(path for path in args.frames.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        sys.exit(f"error: {args.frames} holds no images")
+    paths = find_frames(args.frames)
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: expected a folder for the masks, found a file; give another path")
+    args.out.mkdir(parents=True, exist_ok=True)
     results = Exported(Path(__file__).resolve().parent).segment(args.sentences, map(read_frame, paths))
     for path, logits in zip(paths, results, strict=True):
         with Image.open(path) as image:
             size = (image.height, image.width)
         masks = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid() > 0.5
         for number, mask in enumerate(masks.cpu().numpy()):
-            folder = args.out / str(number)
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{path.stem}.png")
+            write_mask(args.out / str(number) / f"{path.stem}.png", mask)
     print(f"{len(paths)} frames, {len(args.sentences)} sentences: {args.out}")
 
 
+def run() -> None:
+    """Call `main`; what the user can mend becomes one line and exit status 2."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    main()
+    run()

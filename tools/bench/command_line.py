@@ -1,0 +1,70 @@
+"""What the command lines of the benchmarks share: all that can be refused is refused before anything is measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from configs.cli import build_parser
+from engine.runtime import resolve_device
+from util.errors import InputError
+from util.paths import writable_folder
+
+
+def benchmark_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser without flags that keeps the lines of `description`, and raises `InputError` like those of the scripts.
+
+    Args:
+        program: its file name.
+        description: for `--help`.
+    """
+    parser = build_parser(program, description or "", groups=())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser
+
+
+def join_value(argv: Sequence[str], flag: str) -> list[str]:
+    """`FLAG VALUE` as `FLAG=VALUE`: otherwise argparse takes a value such as "--compile" for another flag."""
+    words, joined = iter(argv), list[str]()
+    for word in words:
+        value = next(words, None) if word == flag else None
+        joined.append(word if value is None else f"{word}={value}")
+    return joined
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this computer lacks: figures of the CPU must not pass for those of a GPU.
+
+    Raises:
+        InputError: no such device, here or anywhere.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name.split(":")[0], True):
+        raise InputError(f"--device {name}: expected a device of this computer, found none of that kind; try cpu")
+    resolve_device(name)
+
+
+def check_outputs(paths: Mapping[str, Path | None]) -> None:
+    """Try whether files can be written, before anything takes long; makes their folders.
+
+    Args:
+        paths: flag to file; None where the flag is not given.
+
+    Raises:
+        InputError: a folder is where the file should go, or its folder cannot be written to.
+    """
+    for flag, path in paths.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise InputError(f"{flag} {path}: expected a file, found a folder; give a file")
+        try:
+            writable_folder(path.parent)
+        except InputError as error:
+            reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+            raise InputError(
+                f"{flag} {path}: the folder cannot be written to ({reason}); give a file in another one"
+            ) from error
