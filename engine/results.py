@@ -323,15 +323,14 @@ def remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
     """
     try:
         record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-        listed = {folder: set[str]() for folder in folders}
-        for prompt in record["prompts"]:
-            if prompt["folder"] in listed:
-                listed[prompt["folder"]].update(map(str, record.get("frames", ())))
+        known = {prompt["folder"] for prompt in record["prompts"]}
+        frames = set(map(str, record.get("frames", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
         return
     files = _common_files(root)
-    for folder, names in listed.items():
-        files.append(root / f"{folder}.mp4")
+    for folder in folders:
+        names = frames if folder in known else set[str]()
+        files += [root / f"{folder}.mp4"] if folder in known else []
         for kind, suffix in (("masks", ".png"), ("overlays", ".jpg")):
             found = (root / folder / kind).glob(f"*{suffix}")
             files += (file for file in found if file.stem in names or _NUMBER.fullmatch(file.stem))

@@ -16,11 +16,15 @@ from util.errors import InputError
 logger = logging.getLogger(__name__)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of `--device`; the CPU, with a notice, where this computer has none of that kind.
+def resolve_device(name: str, *, fall_back: bool = True) -> torch.device:
+    """The device of `--device`.
+
+    Args:
+        name: cpu, cuda, cuda:N or mps.
+        fall_back: where this computer has none of that kind, take the CPU with a notice.
 
     Raises:
-        InputError: not cpu, cuda, cuda:N or mps, or a number that no GPU has.
+        InputError: not such a name, a number that no GPU has, or without `fall_back` none of that kind.
     """
     try:
         device = torch.device(name)
@@ -29,6 +33,8 @@ def resolve_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"--device: expected cpu, cuda, cuda:N or mps, found {name!r}")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[device.type] and not fall_back:
+        raise InputError(f"--device {name}: expected a device of this computer, found none of that kind; try cpu")
     if not available[device.type]:
         logger.warning("--device %s is not available here: using the CPU", name)
         return torch.device("cpu")

@@ -310,19 +310,6 @@ def test_a_training_that_runs_is_not_removed(data: Path, folder: Path, monkeypat
     assert [path.name for path in (run / "checkpoints").glob("checkpoint_*")] == ["checkpoint_00000001.pth"]
 
 
-def test_values_that_a_continued_training_does_not_use(
-    data: Path, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    again = clips(data, "--untrained", "--resume", "auto")
-    main.main(clips(data, "--untrained", "--max_iterations", "1"))
-    with caplog.at_level(logging.WARNING):
-        main.main([*again, "--max_iterations", "2"])
-        assert "is not used" not in caplog.text
-        main.main([*again, "--max_iterations", "3", "--lr", "0.5", "--weight_decay", "0.1"])
-    assert "--lr 0.5 is not used: the training that goes on has 0.001" in caplog.text
-    assert "--weight_decay 0.1 is not used" in caplog.text
-
-
 def wrong_size(data: Path, folder: Path) -> list[str]:
     """A checkpoint of a network with narrower adapters."""
     main.main([*clips(data, "--untrained", "--max_iterations", "1", "--adapter_dim", "16"), "--output_dir", "other"])

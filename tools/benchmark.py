@@ -36,8 +36,9 @@ from tqdm import tqdm
 
 from configs.loading import sam2_versions
 from configs.schema import SHIPPED_VERSIONS
+from engine.runtime import resolve_device
 from models.samwise import SAMWISE
-from tools.bench.command_line import benchmark_parser, check_device, check_outputs, join_value
+from tools.bench.command_line import benchmark_parser, check_outputs, join_value
 from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
 from tools.bench.end_to_end import BESIDE, SENTENCES, Clip, Pipeline, Settings, plain_computation, random_model
 from tools.bench.kernels import benchmark_attention, benchmark_linear
@@ -228,7 +229,7 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
         raise InputError(f"--expressions and --batch need 1 to {len(SENTENCES)}")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: expected 1 or more; leave it out for PyTorch's choice")
-    check_device(options.device)
+    resolve_device(options.device, fall_back=False)  # figures of a CPU must not pass for those of a GPU
     if options.benchmark in ("linear", "attention") and options.device != "cpu":
         raise InputError(
             f"{options.benchmark} --device {options.device}: these are layers of a CPU; leave --device out"

@@ -30,12 +30,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.loading import load_model_config, network_versions
+from engine.runtime import resolve_device
 from engine.train.network import TrainingNetwork
 from engine.train.recompute import recompute_activations
 from models.build import build_model
 from models.samwise import SAMWISE
 from models.tokenizer import pad_tokens
-from tools.bench.command_line import benchmark_parser, check_device, check_outputs
+from tools.bench.command_line import benchmark_parser, check_outputs
 from tools.bench.loading import open_clips, print_loading, seconds_per_clip, write_videos
 from util.errors import InputError, run_script
 from util.memory import peak_memory
@@ -182,7 +183,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError("--batch, --frames, --repeats and --steps need at least 1")
     if min(options.workers) < 0:
         raise InputError(f"--workers {min(options.workers)}: expected 0 or more processes")
-    check_device(options.device)
+    resolve_device(options.device, fall_back=False)  # figures of a CPU must not pass for those of a GPU
     return options
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,3 +235,26 @@ def test_an_incomplete_launcher_is_named(
         pass
     with joined_processes(enabled=False) as processes:
         assert (processes.rank, processes.size, processes.gather(3)) == (0, 1, [3])
+
+
+def test_an_interrupted_new_start_leaves_nothing_of_the_run_before(
+    short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = ExpressionBenchmark(short_videos, tmp_path)
+    run_benchmark(micro_model, benchmark, QUICK)
+    (tmp_path / "scores.json").write_text("of the run before")
+    monkeypatch.delattr(SAMWISE, "encode")
+    with pytest.raises(AttributeError, match="encode"):
+        run_benchmark(micro_model, benchmark, replace(QUICK, overwrite=True))
+    assert not list(tmp_path.glob("*.zip"))
+    assert not (tmp_path / "scores.json").exists()
+
+
+def test_nothing_is_drawn_of_a_video_without_sentences(
+    short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path
+) -> None:
+    first, *others = short_videos.videos
+    dataset = replace(short_videos, videos=(replace(first, expressions=()), *others))
+    run_benchmark(micro_model, ExpressionBenchmark(dataset, tmp_path), replace(QUICK, visualize=True))
+    assert sorted(sheet.stem for sheet in (tmp_path / "visualize").glob("*.jpg")) == sorted(v.name for v in others)
+    assert (tmp_path / "Annotations.zip").is_file()

@@ -18,6 +18,18 @@ def test_missing_device_becomes_the_cpu_with_a_notice(caplog: pytest.LogCaptureF
     assert ("using the CPU" in caplog.text) is not available
 
 
+def test_a_device_can_be_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device cuda: expected a device of this computer, found none"):
+        resolve_device("cuda", fall_back=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name in ("cpu", "cuda", "cuda:0"):
+        assert resolve_device(name, fall_back=False) == torch.device(name)
+    with pytest.raises(InputError, match="has 1 GPUs"):
+        resolve_device("cuda:1", fall_back=False)
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta", "xla"])
 def test_unknown_devices_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"--device: expected cpu, cuda, cuda:N or mps, found '{name}'"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.train.checkpoints import CheckpointStore, StoredCheckpoint
+from engine.train.start import warn_of_kept_values
 from engine.train.weights import complete_state, frozen_record, load_network, trained_state
 from models.checkpoint import LoadReport, load_weights, read_checkpoint
 from models.checkpoint_formats import arguments_of
@@ -143,3 +144,16 @@ def test_a_complete_state_has_every_published_key(start: SAMWISE, tmp_path: Path
 def test_a_complete_state_does_without_files_that_are_gone(start: SAMWISE, tmp_path: Path) -> None:
     keys = complete_state(start, [tmp_path / "gone.pth"]).keys()
     assert {"text_encoder._float_tensor", "text_encoder.model.encoder.sentence_encoder.version"} <= keys
+
+
+def test_values_that_a_continued_training_does_not_use_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    stored = {"lr": 1e-3, "lr_drop": [60000], "weight_decay": 0.0}
+    continued = StoredCheckpoint(Path("last.pth"), {"args": stored}, 1, 6)
+    flags = {"lr": 0.5, "lr_drop": [60000], "weight_decay": 0.1}
+    warn_of_kept_values(flags, {"lr"}, None)
+    warn_of_kept_values(flags, {"lr_drop", "resume"}, continued)
+    assert not caplog.text
+    warn_of_kept_values(flags, {"lr", "lr_drop"}, continued)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--lr 0.5 is not used: the training that goes on has 0.001"
+    ]

@@ -14,7 +14,7 @@ import torch
 
 from models.samwise import SAMWISE
 from tools import benchmark
-from tools.bench import command_line, compare, end_to_end, kernels, report
+from tools.bench import compare, end_to_end, kernels, report
 from tools.bench.end_to_end import BESIDE, FILLING, Pipeline, Settings, plain_computation
 from tools.bench.measure import flop_counter
 from util.errors import InputError, run_script
@@ -255,12 +255,3 @@ def test_files_that_cannot_be_written_are_known_at_once(refused: Refused, tmp_pa
     assert line.startswith(f"error: {flag} {tmp_path}/file/result: the folder cannot be written to (")
     assert "--output_dir" not in line
     assert "expected a file, found a folder" in refused("linear", flag, str(tmp_path))
-
-
-def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name in ("cpu", "cuda", "cuda:0"):
-        command_line.check_device(name)
-    with pytest.raises(InputError, match="has 1 GPUs"):
-        command_line.check_device("cuda:1")

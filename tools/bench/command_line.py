@@ -6,10 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from configs.cli import build_parser
-from engine.runtime import resolve_device
 from util.errors import InputError
 from util.paths import writable_folder
 
@@ -33,18 +30,6 @@ def join_value(argv: Sequence[str], flag: str) -> list[str]:
         value = next(words, None) if word == flag else None
         joined.append(word if value is None else f"{word}={value}")
     return joined
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that this computer lacks: figures of the CPU must not pass for those of a GPU.
-
-    Raises:
-        InputError: no such device, here or anywhere.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(name.split(":")[0], True):
-        raise InputError(f"--device {name}: expected a device of this computer, found none of that kind; try cpu")
-    resolve_device(name)
 
 
 def check_outputs(paths: Mapping[str, Path | None]) -> None:
