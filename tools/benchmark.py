@@ -43,7 +43,7 @@ from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
 from tools.bench.end_to_end import BESIDE, SENTENCES, Clip, Pipeline, Settings, plain_computation, random_model
 from tools.bench.kernels import benchmark_attention, benchmark_linear
 from tools.bench.measure import matrix_rate
-from tools.bench.report import plot_parts, plot_sides, print_end_to_end
+from tools.bench.report import plot_parts, plot_sides, print_end_to_end, print_expressions
 from util.errors import InputError, run_script
 from util.memory import peak_memory
 from util.paths import atomic_write_json
@@ -165,30 +165,40 @@ def compare(options: argparse.Namespace, other: argparse.Namespace, version: str
 
 def benchmark_expressions(options: argparse.Namespace) -> dict[str, Any]:
     """E sentences in one batch, after the memory has filled, against one."""
-    results: dict[str, Any] = {}
+    results = {}
     for version in options.sam2_version:
-        settings = dataclasses.replace(settings_of(options, version), expressions=options.batch)
-        model, ratios, seconds = (
-            random_model(settings),
-            list[float](),
-            {"together": list[float](), "one": list[float]()},
-        )
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-            sides = [settings, dataclasses.replace(settings, expressions=1)]
-            together, one = (stack.enter_context(Pipeline(model, side, Path(folder) / str(side.expressions)))
-                             for side in sides)  # fmt: skip
-            together.fill()
-            one.fill()
-            for _ in tqdm(range(options.repeats), desc=version, unit="round"):
-                seconds["together"].append(together.clip().seconds)
-                seconds["one"].append(one.clip().seconds)
-                ratios.append(seconds["together"][-1] / seconds["one"][-1])
-        results[version] = {"expressions": options.batch, "ratio": statistics.median(ratios), "all": ratios, **seconds}
-        print(
-            f"{version}: {options.batch} expressions in one batch take {statistics.median(ratios):.2f} times the time "
-            f"of one ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        batch = dataclasses.replace(settings_of(options, version), expressions=options.batch)
+        results[version] = together_and_alone(batch, options.repeats)
+        print_expressions(version, results[version])
     return results
+
+
+def together_and_alone(batch: Settings, repeats: int) -> dict[str, Any]:
+    """Seconds of clips with a batch of sentences and with one, in turns; then of the parts of one more clip each."""
+    model = random_model(batch)
+    sides = {"together": batch, "one": dataclasses.replace(batch, expressions=1)}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        pipelines = {
+            name: stack.enter_context(Pipeline(model, side, Path(folder) / name)) for name, side in sides.items()
+        }
+        for pipeline in pipelines.values():
+            pipeline.fill()
+        for _ in tqdm(range(repeats), desc=batch.version, unit="round"):
+            for name, pipeline in pipelines.items():
+                seconds[name].append(pipeline.clip().seconds)
+        parts = {}
+        if not batch.compile:
+            tables = {name: pipeline.clip_in_parts().parts for name, pipeline in pipelines.items()}
+            parts = {part: {name: tables[name][part].seconds for name in sides} for part in tables["together"]}
+    ratios = [together / one for together, one in zip(seconds["together"], seconds["one"], strict=True)]
+    return {
+        "expressions": batch.expressions,
+        "ratio": statistics.median(ratios),
+        "all": ratios,
+        **seconds,
+        "parts": parts,
+    }
 
 
 BENCHMARKS = {

@@ -117,6 +117,27 @@ def test_figures_and_plots(micro_model: SAMWISE, tmp_path: Path, small_files: No
     assert cv2.imread(str(tmp_path / "sides.png")) is not None
 
 
+def test_a_batch_of_sentences_and_one(
+    micro_model: SAMWISE,
+    tmp_path: Path,
+    small_files: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(benchmark, "random_model", lambda settings: micro_model)
+    written = tmp_path / "figures.json"
+    benchmark.main(["expressions", "--window", "2", "--batch", "3", "--repeats", "2", "--json", str(written)])
+    result = json.loads(written.read_text())["results"]["tiny"]
+    ratios = [together / one for together, one in zip(result["together"], result["one"], strict=True)]
+    assert result["all"] == pytest.approx(ratios)
+    assert min(ratios) <= result["ratio"] <= max(ratios)
+    assert all(set(seconds) == {"together", "one"} for seconds in result["parts"].values())
+    assert result["parts"]["memory attention"]["one"] > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("tiny: 3 expressions in one batch take") for line in lines)
+    assert {line[:30].rstrip() for line in lines} >= result["parts"].keys()
+
+
 def test_a_side_answers_every_question_with_a_clip(
     small_files: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,20 @@ def print_end_to_end(name: str, result: Mapping[str, Any]) -> None:
         print(f"{row['part']:30} {row['seconds']:9.4f} {share} {row['gflop']:8.1f} {speed:9.1f} {speed / rate:8.1%}")
 
 
+def print_expressions(name: str, result: Mapping[str, Any]) -> None:
+    """What a batch of sentences takes, times the time of one, and the same for the parts of one clip."""
+    ratios = result["all"]
+    print(
+        f"\n{name}: {result['expressions']} expressions in one batch take {result['ratio']:.2f} times the time of one "
+        f"({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    if result["parts"]:
+        print(f"{'part':30} {'s, one':>9} {'s, batch':>9} {'ratio':>6}")
+    for part, seconds in result["parts"].items():
+        ratio = seconds["together"] / max(seconds["one"], 1e-9)
+        print(f"{part:30} {seconds['one']:9.3f} {seconds['together']:9.3f} {ratio:6.2f}")
+
+
 def plot_parts(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """A PNG with one bar per part and network: seconds per frame, and in outline what its work takes at the rate."""
     from matplotlib.figure import Figure
