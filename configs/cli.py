@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from configs.flags import (
     FLAGS,
@@ -24,15 +24,10 @@ from configs.flags import (
 )
 from configs.loading import change_model_config, load_model_config
 from configs.schema import SHIPPED_VERSIONS, ModelConfig, shipped_folder
+from util.command_line import Parser
 from util.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Every mistake on the command line is one line that names the flag and what was expected."""
-        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def build_parser(
@@ -46,7 +41,7 @@ def build_parser(
         groups: keys of `GROUPS`, in the order of the help text.
         defaults: of flags that have another one in this script than in the table.
     """
-    parser = _Parser(program, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+    parser = Parser(program, description=description, formatter_class=_HelpFormatter)
     for group in groups:
         section = parser.add_argument_group(GROUPS[group])
         for flag in FLAGS:

@@ -35,11 +35,14 @@ _JPEG_QUALITY = 92
 _WHOLE = {"movflags": "+faststart"}
 _GROWING = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 _TICK = Fraction(1, 90000)  # seconds
+_LARGEST_SIDE = 16384  # that the encoder takes
 _NUMBER = re.compile(r"[0-9]{5,}")  # `Media.frame_name` of a video
 
 
 class VideoFile:
     """An MP4 being written (H.264, yuv420p, even size); it appears under its name when it is finished.
+
+    Frames with a side of more than 16384 pixels, which no encoder of H.264 takes, are reduced.
 
     Args:
         path: the file.
@@ -66,6 +69,10 @@ class VideoFile:
             OSError: it cannot be written; the file is then given up (a growing one keeps what it has).
         """
         assert self.growing == (seconds is not None)
+        scale = _LARGEST_SIDE / max(frame.shape[:2])
+        if scale < 1:
+            height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         pixels = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)

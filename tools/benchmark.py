@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import platform
 import shlex
 import statistics
@@ -38,12 +39,13 @@ from configs.loading import sam2_versions
 from configs.schema import SHIPPED_VERSIONS
 from engine.runtime import resolve_device
 from models.samwise import SAMWISE
-from tools.bench.command_line import benchmark_parser, check_outputs, join_value
+from tools.bench.command_line import check_outputs, join_value
 from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
 from tools.bench.end_to_end import BESIDE, SENTENCES, Clip, Pipeline, Settings, plain_computation, random_model
 from tools.bench.kernels import benchmark_attention, benchmark_linear
 from tools.bench.measure import matrix_rate
 from tools.bench.report import plot_parts, plot_sides, print_end_to_end, print_expressions
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.memory import peak_memory
 from util.paths import atomic_write_json
@@ -174,7 +176,7 @@ def benchmark_expressions(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def together_and_alone(batch: Settings, repeats: int) -> dict[str, Any]:
-    """Seconds of clips with a batch of sentences and with one, in turns; then of the parts of one more clip each."""
+    """Seconds of clips with a batch of sentences, each between two with one; then of the parts of one clip each."""
     model = random_model(batch)
     sides = {"together": batch, "one": dataclasses.replace(batch, expressions=1)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -184,6 +186,7 @@ def together_and_alone(batch: Settings, repeats: int) -> dict[str, Any]:
         }
         for pipeline in pipelines.values():
             pipeline.fill()
+        seconds["one"].append(pipelines["one"].clip().seconds)
         for _ in tqdm(range(repeats), desc=batch.version, unit="round"):
             for name, pipeline in pipelines.items():
                 seconds[name].append(pipeline.clip().seconds)
@@ -191,7 +194,8 @@ def together_and_alone(batch: Settings, repeats: int) -> dict[str, Any]:
         if not batch.compile:
             tables = {name: pipeline.clip_in_parts().parts for name, pipeline in pipelines.items()}
             parts = {part: {name: tables[name][part].seconds for name in sides} for part in tables["together"]}
-    ratios = [together / one for together, one in zip(seconds["together"], seconds["one"], strict=True)]
+    around = [statistics.mean(pair) for pair in itertools.pairwise(seconds["one"])]  # a machine's speed drifts
+    ratios = [together / one for together, one in zip(seconds["together"], around, strict=True)]
     return {
         "expressions": batch.expressions,
         "ratio": statistics.median(ratios),
@@ -211,7 +215,7 @@ BENCHMARKS = {
 
 def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None) -> argparse.Namespace:
     """Read the command line; `defaults` stand for what it does not say."""
-    parser = benchmark_parser("benchmark.py", __doc__)
+    parser = Parser("benchmark.py", description=__doc__)
     parser.add_argument("benchmark", choices=BENCHMARKS)
     versions = (*sam2_versions(), *SHIPPED_VERSIONS)
     parser.add_argument("--sam2_version", nargs="+", default=["tiny"], choices=versions, metavar="VERSION")

@@ -8,7 +8,6 @@ with ragged edges that move; both ways alternate within one run, and the medians
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.metrics import boundary_radius, video_scores
 from util.paths import atomic_write_json
@@ -68,7 +68,7 @@ def straightforward(predictions: np.ndarray, targets: np.ndarray) -> Scores:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 854], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeats", type=int, default=5)

@@ -36,8 +36,9 @@ from engine.train.recompute import recompute_activations
 from models.build import build_model
 from models.samwise import SAMWISE
 from models.tokenizer import pad_tokens
-from tools.bench.command_line import benchmark_parser, check_outputs
+from tools.bench.command_line import check_outputs
 from tools.bench.loading import open_clips, print_loading, seconds_per_clip, write_videos
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.memory import peak_memory
 from util.paths import atomic_write_json
@@ -165,7 +166,7 @@ BENCHMARKS = {"step": benchmark_step, "memory": benchmark_memory, "loading": ben
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = benchmark_parser("benchmark_training.py", __doc__)
+    parser = Parser("benchmark_training.py", description=__doc__)
     parser.add_argument("benchmark", choices=BENCHMARKS, help="case: one row of memory, in this process")
     parser.add_argument("--sam2_version", default="tiny", choices=network_versions(), metavar="VERSION")
     parser.add_argument("--image_size", type=int, default=1024, help="side of the network's input (default 1024)")

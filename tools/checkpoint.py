@@ -41,13 +41,14 @@ from models.checkpoint_keys import (
     part_of,
 )
 from models.samwise import SAMWISE
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write, is_url
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run one of the three commands."""
-    parser = argparse.ArgumentParser(description="inspect and convert weight files")
+    parser = Parser(description="inspect and convert weight files")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect_parser = commands.add_parser("inspect", help="show what a weight file of any kind holds")
     inspect_parser.add_argument("file", help="a weight file, its URL, or a folder with RoBERTa")

@@ -10,7 +10,6 @@ is first downloaded and compared from then on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -25,6 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.loading import load_model_config, sam2_versions
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import CHUNK_BYTES, TIMEOUT_SECONDS, atomic_write_json, sha256_of
 
@@ -57,7 +57,7 @@ SAMWISE_FILES = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line; download or check every named file."""
     names = (*sam2_versions(), "roberta-base", "samwise")
-    parser = argparse.ArgumentParser(description="download base weights")
+    parser = Parser(description="download base weights")
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"any of: {', '.join(names)}")
     parser.add_argument("--out", type=Path, default=Path("pretrain"), help="folder to download to")
     parser.add_argument("--check", action="store_true", help="verify what is there and download nothing")

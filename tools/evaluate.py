@@ -23,21 +23,22 @@ from datasets.refcoco import SPLITS, open_refcoco
 from engine.evaluate_masks import evaluate_davis, evaluate_expressions, evaluate_refcoco
 from engine.published_figures import davis_table, expressions_table, refcoco_table
 from engine.scoring.davis import TASKS, annotator_stores, davis_sequences
+from util.command_line import Parser
 from util.errors import run_script
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line: one sub-command per benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    common = argparse.ArgumentParser(add_help=False)
+    parser = Parser(description=__doc__)
+    common = Parser(add_help=False)
     common.add_argument("--output_dir", type=Path, default=Path("output/evaluation"), help="gets scores.json and CSVs")
-    workers = argparse.ArgumentParser(add_help=False)
+    workers = Parser(add_help=False)
     workers.add_argument("--num_workers", type=int, default=4, help="scoring processes, 0: none but this one")
-    partial = argparse.ArgumentParser(add_help=False)
+    partial = Parser(add_help=False)
     partial.add_argument("--allow_partial", action="store_true", help="score a part of the benchmark")
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
 
-    def add(name: str, parents: list[argparse.ArgumentParser], what: str) -> argparse.ArgumentParser:
+    def add(name: str, parents: list[Parser], what: str) -> Parser:
         formatter = argparse.ArgumentDefaultsHelpFormatter
         sub = benchmarks.add_parser(name, parents=parents, help=what, description=what, formatter_class=formatter)
         sub.add_argument("predictions", type=Path, help="what to score")

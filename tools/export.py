@@ -14,7 +14,6 @@ torch.export keeps them as graphs, which torch.compile can compile later.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from models.tokenizer import PADDING, TOKENIZER_FILE, tokenizer_text
 from tools.checkpoint import infer_config
 from tools.exporting import run as runner
 from tools.exporting.programs import Limits, export_programs
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_path, atomic_write, atomic_write_json, is_url, writable_folder
 
@@ -51,7 +51,7 @@ MOST_DIFFERENCE = 2e-3  # of a logit, relative to the largest
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, then check."""
-    parser = argparse.ArgumentParser(description="export a network as programs that run without this code base")
+    parser = Parser(description="export a network as programs that run without this code base")
     parser.add_argument("model", help="model folder, id on the hub, or checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--aot", action="store_true", help="compile the programs with AOTInductor")

@@ -12,7 +12,6 @@ of conditioning frames, and the sentence's token joins the output of the prompt 
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.models.sam2.sam2_recipe import recipe_frames, recipe_prompts, recipe_state
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write
 
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: the package is not installed.
     """
-    parser = argparse.ArgumentParser(description="store what the PyPI package sam2 computes, for the tests")
+    parser = Parser(description="store what the PyPI package sam2 computes, for the tests")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     try:

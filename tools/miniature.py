@@ -29,13 +29,14 @@ from tools.study.places import Places
 from tools.study.plan import GROUPS, plan, select
 from tools.study.runner import execute, run_stages
 from tools.study.settings import QUICK, Settings, flags
+from util.command_line import Parser
 from util.errors import run_script
 from util.paths import writable_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line. A number that is not given has the value of the full or of the quick study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("output/miniature"), help="default: output/miniature")
     parser.add_argument("--seed", type=natural_int, default=0, help="of data and trainings (0)")
     parser.add_argument("--seeds", type=natural_int, nargs="+", help="of the ablation's trainings (0 1 2; quick: 0)")

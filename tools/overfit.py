@@ -8,7 +8,6 @@ inference_mevis.py does, before and after. SAM 2 and the text encoder are random
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from engine.train.loop import Training
 from engine.train.options import TrainOptions
 from models.build import load_model
 from models.samwise import SAMWISE
+from util.command_line import Parser
 from util.errors import run_script
 from util.logging import setup_logging
 from util.paths import atomic_write_json
@@ -109,7 +109,7 @@ def score(model: SAMWISE, data: Path, folder: Path) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and score."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("output/overfit"), help="folder, made anew")
     parser.add_argument("--steps", type=int, default=80, help="steps of all four clips (default 80)")
     parser.add_argument("--seed", type=int, default=0)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.cli import positive_int
 from engine.train.log import LOG_NAME
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_path
 
@@ -200,7 +201,7 @@ def save(figure: Figure, out: Path) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of trainings: output/NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture: .png, .svg or .pdf")
     parser.add_argument(

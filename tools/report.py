@@ -22,13 +22,14 @@ from engine.report.cases import draw_cases
 from engine.report.collect import collect_report
 from engine.report.page import render
 from engine.report.run_files import BENCHMARKS
+from util.command_line import Parser
 from util.errors import run_script
 from util.paths import atomic_write
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line. Flags that name the run or its data have no default: run.json says what they are."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run's results: output/NAME")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder of the run)")
     parser.add_argument("--cases", type=natural_int, default=6, help="pictures of so many worst and best cases (6)")

@@ -28,12 +28,13 @@ from engine.submission import (
     write_zip,
     zip_faults,
 )
+from util.command_line import Parser
 from util.errors import InputError, run_script
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; the paths and flags of the data sets are those of the inference scripts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("command", choices=("check", "zip"))
     parser.add_argument("masks", type=Path, help="folder that holds VIDEO/EXPRESSION/FRAME.png; check: or a zip")
     parser.add_argument("--dataset_file", choices=tuple(ZIP_PREFIXES), required=True)

@@ -42,6 +42,7 @@ from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import SceneBatch, batches, read_scenes
 from tools.stand_in.sentences import SentenceBatch, SentenceSource
 from tools.stand_in.tracking import adapters_over_the_frame, begin_with_time
+from util.command_line import Parser
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
@@ -77,7 +78,7 @@ class Stage:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
     parser.add_argument("--roberta", required=True, help="folder of the tokenizer (tools/train_tokenizer.py makes it)")
     parser.add_argument("--output", type=Path, default=Path("output/stand-in"), help="default: output/stand-in")

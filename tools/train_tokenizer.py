@@ -10,7 +10,6 @@ order excepted. All 256 bytes are in it, so that any text can be read with it; c
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.video_index import fold
 from models.tokenizer import SPECIAL, TOKENIZER_FILE, byte_level_tokenizer, load_tokenizer, tokenizer_text
 from tools.data.convert_refexp_to_coco import load_refs
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write
 
@@ -35,7 +35,7 @@ Merge = tuple[str, str]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the sentences, train, write, and read the result again."""
-    parser = argparse.ArgumentParser(description="train a byte-level BPE vocabulary from sentences")
+    parser = Parser(description="train a byte-level BPE vocabulary from sentences")
     parser.add_argument("--from", dest="sources", nargs="+", type=Path, required=True, metavar="FILE", help="sentences")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tokenizer.json")
     parser.add_argument("--vocab_size", type=int, default=1024, help="tokens at most, special ones included (1024)")

@@ -40,6 +40,20 @@ def test_video_file(tmp_path: Path, size: tuple[int, int], fps: Fraction) -> Non
         assert [round(number_of(frame) / 8) for frame in frames] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(("size", "written"), [((20, 16384), (20, 16384)), ((20, 16900), (20, 16384)),
+                                               ((40000, 3), (16384, 2))])  # fmt: skip
+def test_frames_that_h264_does_not_take_are_reduced(
+    tmp_path: Path, size: tuple[int, int], written: tuple[int, int]
+) -> None:
+    video = VideoFile(tmp_path / "video.mp4", Fraction(10))
+    for _ in range(2):
+        video.add(np.full((*size, 3), 200, np.uint8))
+    video.finish()
+    frames = list(open_media(str(tmp_path / "video.mp4")))
+    assert [frame.shape for frame in frames] == [(*written, 3)] * 2
+    assert all(abs(int(frame.mean()) - 200) < 4 for frame in frames)
+
+
 def test_colours_survive_the_video(tmp_path: Path) -> None:
     video = VideoFile(tmp_path / "video.mp4", Fraction(10))
     video.add(picture(64, 64, 16))

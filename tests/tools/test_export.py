@@ -190,6 +190,7 @@ def test_folders_that_cannot_be_used_are_one_line(refused: Refused, tmp_path: Pa
     assert "nowhere: expected a folder of images, found nothing" in refused(tmp_path / "nowhere", out, "it")
     assert "file: expected a folder of images, found a file" in refused(tmp_path / "file", out, "it")
     assert "found none" in refused(tmp_path / "empty", out, "it")
+    assert "the following arguments are required: sentences; see run.py --help" in refused(tmp_path / "frames", out)
     assert not out.exists()
     line = refused(tmp_path / "frames", tmp_path / "file", "it")
     assert "file: expected a folder for the masks, found a file; give another path" in line

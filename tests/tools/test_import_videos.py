@@ -353,7 +353,7 @@ def test_folders_that_will_not_do(own: Path) -> None:
         main(["--table", str(table), "--videos", str(own / "no"), "--out", str(own / "out")])
     with pytest.raises(InputError, match="is not empty and was not made by this program"):
         main(["--table", str(table), "--videos", str(own / "videos"), "--out", str(own / "masks")])
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match=r"--valid_share is 1\.0, expected"):
         main([*arguments(own, table), "--valid_share", "1"])
 
 

@@ -183,7 +183,7 @@ def test_exchanged_sentences_come_from_other_videos(data: Path, dataset: VideoDa
     splits.main(["first", str(data / "MeViS_release"), "--videos", "1", "--out", str(tmp_path / "one")])
     assert [video.name for video in open_mevis(tmp_path / "one", "valid_u").videos] == [dataset.videos[0].name]
     splits.main(["first", str(tmp_path / "one"), "--out", str(tmp_path / "again")])  # of what shares its frames already
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(InputError, match="late needs --refshapes"):
         splits.main(["late", str(data / "MeViS_release"), "--out", str(tmp_path / "late")])
     with pytest.raises(InputError, match="two or more videos"):
         splits.main(["shuffle", str(tmp_path / "one"), "--out", str(tmp_path / "none")])

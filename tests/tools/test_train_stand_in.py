@@ -100,7 +100,7 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
         patch.setattr(StopRequest, "agreed", told_after_five)
         with pytest.raises(InputError, match=r"stopped by SIGTERM after 1 steps of clips"):
             train_stand_in.main([*command, str(tmp_path / "stopped")])
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(InputError, match="--over_time"):
         train_stand_in.main([*command, str(tmp_path / "stopped"), "--over_time", "1.5"])
     with pytest.raises(InputError, match=r"another --lr"):
         train_stand_in.main([*command, str(tmp_path / "stopped"), "--lr", "0.1"])

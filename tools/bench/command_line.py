@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from configs.cli import build_parser
 from util.errors import InputError
 from util.paths import writable_folder
-
-
-def benchmark_parser(program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser without flags that keeps the lines of `description`, and raises `InputError` like those of the scripts.
-
-    Args:
-        program: its file name.
-        description: for `--help`.
-    """
-    parser = build_parser(program, description or "", groups=())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    return parser
 
 
 def join_value(argv: Sequence[str], flag: str) -> list[str]:

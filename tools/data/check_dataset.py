@@ -25,6 +25,7 @@ from datasets.refcoco import SPLITS as REFCOCO_SPLITS
 from datasets.refcoco import RefCocoDataset, annotation_path, scan_refcoco
 from datasets.validation import DEFAULT_WORKERS, Fault, run_checks
 from datasets.video_index import VideoDataset
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write_json
 
@@ -52,7 +53,7 @@ class Row:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; paths and names are those of the other scripts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     names = (*VIDEO_SPLITS, *REFCOCO_SPLITS)
     splits = sorted({split for splits in (*VIDEO_SPLITS.values(), *REFCOCO_SPLITS.values()) for split in splits})
     parser.add_argument(

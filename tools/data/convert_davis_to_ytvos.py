@@ -9,7 +9,6 @@ Images are linked (with --copy: copied); the originals stay where they are.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from datasets.ref_davis import ANNOTATORS
 from datasets.validation import is_path_component
 from datasets.video_index import FRAME_SUFFIX
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write
 
@@ -227,7 +227,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert both splits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--davis_path", type=Path, default=Path("data/ref-davis"), help="default: data/ref-davis")
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking their folders")
     args = parser.parse_args(argv)

@@ -8,7 +8,6 @@ them, and changes nothing else. The pickle is read without ever creating an obje
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import sys
@@ -22,6 +21,7 @@ if not __package__:  # run as a file: the project's folder has to be found
 from tqdm import tqdm
 
 from datasets.refcoco import SPLITS, annotation_path
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write
 
@@ -156,7 +156,7 @@ def convert(root: Path, name: str) -> dict[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the data sets that are there, or the one that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--coco_path", type=Path, default=Path("data/coco"), help="default: data/coco")
     choices = (*REFS_FILES, "all")
     parser.add_argument("--dataset_file", choices=choices, default="all", help="default: every one that is there")

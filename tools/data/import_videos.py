@@ -32,6 +32,7 @@ from tools.data.importing.layout import Layout, Record
 from tools.data.importing.plan import Clip, Places, plan
 from tools.data.importing.problems import Note, in_order, shown
 from tools.data.importing.tables import SPLITS, read_table
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.locks import exclusive
 
@@ -40,7 +41,7 @@ REPORT, FAULTS = "import.json", ".import/faults.json"
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--table", type=Path, required=True, help="CSV or JSON, one row per sentence")
     parser.add_argument("--videos", type=Path, required=True, help="folder of the videos that the table names")
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")

@@ -10,7 +10,6 @@ of the split test shows colours on shapes that no training split shows.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from tools.data.refshapes.files import encode_rle
 from tools.data.refshapes.records import prepare_worker
 from tools.data.refshapes.sentences import KINDS, Expression
 from tools.data.refshapes.video import Clip, build_video
+from util.command_line import Parser
 from util.errors import run_script
 from util.paths import atomic_write
 
@@ -67,7 +67,7 @@ def examples(sentences: Mapping[str, Sequence[str]]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the clip and write its files."""
-    parser = argparse.ArgumentParser(description="draw the clip of `make demo`, with its sentences and their truth")
+    parser = Parser(description="draw the clip of `make demo`, with its sentences and their truth")
     parser.add_argument("--out", type=Path, default=Path("docs/demo"), help="folder (default: docs/demo)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of RefShapes (default: {SEED})")
     parser.add_argument("--index", type=int, default=INDEX, help=f"number of the test video (default: {INDEX})")

@@ -31,6 +31,7 @@ from tools.data.refshapes.contact_sheet import write_contact_sheet
 from tools.data.refshapes.layouts import write_davis, write_json, write_mevis, write_ytvos
 from tools.data.refshapes.records import IMAGE_FOLDER, Job, Record, make, prepare_worker
 from tools.data.refshapes.video import VERSION
+from util.command_line import Parser
 from util.errors import InputError, run_script
 
 LAYOUTS = ("mevis", "ytvos", "davis", "coco")
@@ -40,7 +41,7 @@ _TRAIN_PER_VIDEO, _IMAGES_PER_VIDEO = 8, 20
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
     parser.add_argument("--seed", type=int, default=0, help="0 or larger; default: 0")
     parser.add_argument("--videos", type=int, default=50, help="videos in each evaluation split (default: 50)")

@@ -16,7 +16,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -179,13 +179,19 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
         temporary.unlink(missing_ok=True)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """A mistake on the command line is one line."""
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write a mask per frame and sentence.
 
     Raises:
         InputError: frames, OUT or sentences that cannot be used; masks that were already written stay.
     """
-    parser = argparse.ArgumentParser(description="segment a folder of frames by sentences")
+    parser = _Parser(description="segment a folder of frames by sentences")
     parser.add_argument("frames", type=Path, help="folder of images of one size")
     parser.add_argument("out", type=Path, help="gets SENTENCE/NAME.png")
     parser.add_argument("sentences", nargs="+", help="what to segment, each in quotes")
@@ -205,9 +211,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run() -> None:
-    """Call `main`; what the user can mend becomes one line and exit status 2."""
+    """Call `main`; what the user can mend becomes one line and exit status 2, and Ctrl-C one line and 130."""
     try:
         main()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what was already written is complete and stays\n")
+        sys.exit(130)
     except (InputError, OSError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)

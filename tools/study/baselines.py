@@ -16,7 +16,6 @@ A model that listens scores far less in "other" and "disjoint" than for the sent
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +40,7 @@ from engine.scoring.tables import text_table
 from models.sam2.hiera import PATCH_STRIDE
 from tools.data.make_refshapes import SUMMARY as FACTS
 from tools.study.scores import mean_of
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.metrics import PackedMask
 from util.paths import atomic_write_json
@@ -218,7 +218,7 @@ def score_baselines(data: Path, predictions: Path, split: str, num_workers: int)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Score, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("data", type=Path, help="RefShapes: a folder that tools/data/make_refshapes.py made")
     parser.add_argument("predictions", type=Path, help="folder or zip of the masks of inference_mevis.py")
     parser.add_argument("--split", default="valid_u", help="one with ground truth (valid_u)")

@@ -7,7 +7,6 @@ Exit status 2 if a tensor differs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from models.checkpoint_keys import is_trainable
 from models.model_folder import read_folder
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write_json
 
@@ -60,7 +60,7 @@ def compare(stand_in: Path, model: Path) -> Comparison:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, write, and complain."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("stand_in", type=Path, help="model folder that training began with")
     parser.add_argument("model", type=Path, help="model folder of its result")
     parser.add_argument("--out", type=Path, help="also write the result as JSON")

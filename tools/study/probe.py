@@ -9,7 +9,6 @@ three quarters of the scenes, from the features of every stage to place and moti
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from engine.scoring.tables import text_table
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import look_up, object_motion, object_place, segment, shrink_labels
 from tools.stand_in.scenes import SceneBatch, make_batch, read_scenes
+from util.command_line import Parser
 from util.errors import run_script
 from util.paths import atomic_write_json
 
@@ -127,7 +127,7 @@ def probe(model: SAMWISE, data: Path, count: int, seed: int) -> dict[str, dict[s
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Probe a network, print and write what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("--data", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
     parser.add_argument("--scenes", type=positive_int, default=80, help="images, and as many clips (80)")

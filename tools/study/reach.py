@@ -9,7 +9,6 @@ patches is lost to it. Fitted on three quarters of the clips, measured on the re
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from engine.scoring.tables import text_table
 from tools.stand_in.lessons import label_shares, object_motion, object_place
 from tools.stand_in.scenes import choose_frames, read_scene, read_scenes
 from tools.study.probe import MOTION, Samples
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write_json
 
@@ -81,7 +81,7 @@ def measure(data: Path, sizes: Sequence[tuple[int, int]], count: int, seed: int)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
     parser.add_argument("--patches", type=positive_int, nargs="+", default=[24, 8, 24, 24, 12, 12], metavar="N",
                         help="sides of a map and of its patches, in turns (24 8 24 24 12 12)")  # fmt: skip

@@ -7,7 +7,6 @@ The first file is what inference_mevis.py and tools/evaluate.py write. Means are
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ if not __package__:  # run as a file: the project's folder has to be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from engine.scoring.tables import text_table
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write_json
 
@@ -169,7 +169,7 @@ def label(grouping: str, group: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, group, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("scores", type=Path, help="scores.json of a run on RefShapes in the layout of MeViS")
     parser.add_argument("refshapes", type=Path, help="refshapes.json of the data set")
     parser.add_argument("--out", type=Path, help="also write the means as JSON")

@@ -12,7 +12,6 @@ asked for. Point --mevis_path of the scripts at OUT.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -27,6 +26,7 @@ import numpy as np
 
 from configs.cli import natural_int, positive_int
 from tools.study.scores import Facts, Key, read_facts
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write
 
@@ -75,7 +75,7 @@ def write_split(source: Path, out: Path, videos: Videos) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read, change, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("change", choices=("first", "late", "shuffle"))
     parser.add_argument("mevis_path", type=Path, help="the folder of the splits")
     parser.add_argument("--split", default="valid_u", help="one with ground truth (valid_u)")

@@ -9,7 +9,6 @@ Whatever has been run so far is in them. A document gets its tables between the 
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from tools.study.tables import (
     score_table,
     time_table,
 )
+from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write, atomic_write_json, read_json_object
 
@@ -137,7 +137,7 @@ def write_summary(places: Places) -> list[Table]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read what is there, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("out", type=Path, help="the folder of tools/miniature.py")
     parser.add_argument("--stand_in", type=Path, help="its model folder, where it is none of OUT")
     parser.add_argument("--document", type=Path, help="a Markdown file that gets the tables, too")

@@ -1,0 +1,23 @@
+"""The parser of every command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from util.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """Every mistake is one line that names the flag and what was expected; flags are not abbreviated.
+
+    `--help` keeps the lines of the description, so it may show examples. Sub-commands get such a parser, too.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage."""
+        raise InputError(f"{message}; see {self.prog} --help")
