@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import threading
 import time
@@ -18,7 +19,7 @@ from engine.inference.batching import is_out_of_memory
 from engine.web.store import RunStore
 from models.samwise import SAMWISE
 from util.background import prefetch
-from util.errors import InputError
+from util.errors import InputError, describe
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +171,9 @@ class Worker:
                 job.end("cancelled")
             elif isinstance(error, InputError):
                 job.end("failed", str(error).replace(str(job.store.path.parent), "…"))
-            elif is_out_of_memory(error):
-                logger.warning("out of memory after %d frames of %s", len(job.store), job.media.path)
-                job.end("failed", "Memory ran out. Take a smaller video or fewer sentences, or try again later.")
+            elif shortage := shortage_of(error):
+                logger.warning("%s Until then %d frames of %s", shortage, len(job.store), job.media.path)
+                job.end("failed", shortage)
             else:
                 logger.exception("a run failed after %d frames", len(job.store))
                 job.end("failed", "Something went wrong; the log of the server says what. You can try again.")
@@ -198,6 +199,15 @@ class Worker:
         if not job.cancelled:
             for result in session.flush():
                 job.store.append(kept.popleft(), result)
+
+
+def shortage_of(error: Exception) -> str | None:
+    """What has run out, for the visitor; None if an error says nothing of the kind."""
+    if is_out_of_memory(error):
+        return "Memory ran out. Take a smaller video or fewer sentences, or try again later."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"On the server {describe(OSError(error.errno, ''))}."  # without the file's name
+    return None
 
 
 def return_memory() -> None:

@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
 from datasets.media import Frame, Media, open_media
+from datasets.media_video import open_video
 from util.errors import InputError
 
 # Others are left out because they run programs (EPS) or name further files (playlists), or nobody uploads them.
@@ -103,10 +104,11 @@ def check_upload(path: Path, name: str, limits: Limits) -> Media:
         raise InputError(
             f"{shown} has {_megabytes(size)}; this page takes up to {_megabytes(limits.file_bytes)}. Cut it shorter."
         )
-    if not _check_image(path, shown, limits):
+    image = _check_image(path, shown, limits)
+    if not image:
         _check_video(path, shown, limits)
-    with _named(path, shown):
-        media = open_media(str(path))
+    with _named(path, shown):  # what is no image here may be one in a format that Pillow is not to open
+        media = open_media(str(path)) if image else open_video(path, str(path), None)
     _check_pixels(media.frame_size[1], media.frame_size[0], shown, limits)
     if media.length is not None:
         _check_frames(media.length, shown, limits)

@@ -11,10 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from engine.inference.batching import is_out_of_memory
 from engine.web.examples import Example, list_examples
 from engine.web.exports import EXPORTS
-from engine.web.jobs import Job
+from engine.web.jobs import Job, shortage_of
 from engine.web.limits import parse_sentences
 from engine.web.view import job_html, legend_html, picture_html, status_html
 from engine.web.visits import Studio, Visit
@@ -128,8 +127,9 @@ class _Page:
         """Say what went wrong: to the visitor if it is theirs to mend, otherwise to the log."""
         if isinstance(error, InputError):
             return {self.status: status_html(str(error), "error")}
-        if is_out_of_memory(error):
-            return {self.status: status_html("Memory ran out. Take something smaller, or try again later.", "error")}
+        if shortage := shortage_of(error):
+            logger.warning("%s", shortage)
+            return {self.status: status_html(shortage, "error")}
         logger.error("a request failed", exc_info=error)
         return {self.status: status_html("Something went wrong; the log of the server says what.", "error")}
 

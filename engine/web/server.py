@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.web.jobs import RunOptions
 from engine.web.limits import Limits
@@ -21,16 +21,8 @@ from models.samwise import SAMWISE
 from util.errors import InputError
 from util.interrupts import sigterm_as_interrupt
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 logger = logging.getLogger(__name__)
 
-# The browser loads nothing from anywhere else, whatever Gradio's files ask for.
-_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
-)
 _WAITING_REQUESTS = 256
 
 
@@ -39,12 +31,22 @@ class Address:
     """Where to listen.
 
     Attributes:
-        host: name or number; 127.0.0.1 is reached from this computer only.
+        host: name or number, an IPv6 one with or without brackets; 127.0.0.1 is reached from this computer only.
         port: number; 0 for any that is free.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
+
+    @property
+    def bare_host(self) -> str:
+        """The host without brackets."""
+        return self.host.removeprefix("[").removesuffix("]")
+
+    @property
+    def url_host(self) -> str:
+        """The host as it is written in a URL."""
+        return f"[{self.bare_host}]" if ":" in self.host else self.host
 
 
 def serve(model: SAMWISE, limits: Limits, options: RunOptions, threshold: float, address: Address) -> None:
@@ -81,7 +83,8 @@ def open_page(
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samwise-web-", ignore_cleanup_errors=True)))
         studio = Studio(model, limits, root, options, threshold)
         stack.callback(studio.close)
-        stack.enter_context(_environment({"GRADIO_TEMP_DIR": str(studio.uploads), "GRADIO_ANALYTICS_ENABLED": "False"}))
+        own = {"GRADIO_TEMP_DIR": str(studio.uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
+        stack.enter_context(_environment({**own, **_without_proxy(address)}))
         try:
             from engine.web.page import build_page  # it needs Gradio, which nothing else does
         except ModuleNotFoundError as error:
@@ -94,23 +97,26 @@ def open_page(
         stack.callback(page.close, verbose=False)
         page.queue(max_size=_WAITING_REQUESTS)
         _, url, _ = page.launch(
-            server_name=address.host,
+            server_name=address.url_host,
             server_port=_free_port(address),
             css=CSS,
             max_file_size=limits.file_bytes,
-            **_launching(),
+            **_launching(address),
         )
         yield url, studio
 
 
-def _launching() -> dict[str, Any]:
-    """What does not depend on anything: no link to the outside, no fonts from elsewhere, no more than is needed."""
+def _launching(address: Address) -> dict[str, Any]:
+    """What a visitor is not asked: no link to the outside, no fonts from elsewhere, no more than is needed."""
     import gradio as gr
     from starlette.middleware import Middleware
 
+    from engine.web.guard import OwnHeaders, OwnNames, names_of
+
+    guards = [Middleware(OwnHeaders), Middleware(OwnNames, names_of(address.bare_host))]
     own, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # those of the visitor's computer
     return {
-        "app_kwargs": {"middleware": [Middleware(_Headers)], "docs_url": None, "redoc_url": None},
+        "app_kwargs": {"middleware": guards, "docs_url": None, "redoc_url": None},
         "enable_monitoring": False,
         "footer_links": [],
         "mcp_server": False,
@@ -125,34 +131,26 @@ def _launching() -> dict[str, Any]:
     }
 
 
-class _Headers:
-    """Adds to every answer what the browser may load, and that addresses stay here."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_more(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = {"content-security-policy": _POLICY, "referrer-policy": "no-referrer"}
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in own.items())]
-            await send(message)
-
-        await self.app(scope, receive, send_more)
-
-
 def _free_port(address: Address) -> int:
     """The port to listen at, found to be free."""
     with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((address.host, address.port))
+            probe.bind((address.bare_host, address.port))
         except OSError as error:
             raise InputError(
                 f"cannot listen at {address.host}, port {address.port} ({error.strerror}): give others with --host "
                 "and --port"
             ) from error
         return int(probe.getsockname()[1])
+
+
+def _without_proxy(address: Address) -> dict[str, str]:
+    """Environment variables that keep Gradio's requests to itself from a proxy; what they held stays in them."""
+    names = ("NO_PROXY", "no_proxy")
+    earlier = [host for name in names for host in os.environ.get(name, "").split(",") if host]
+    hosts = ",".join(dict.fromkeys([*earlier, address.bare_host, "localhost", "127.0.0.1"]))
+    return dict.fromkeys(names, hosts)
 
 
 @contextlib.contextmanager

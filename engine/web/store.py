@@ -75,7 +75,7 @@ class RunStore:
         self.sentences = tuple(sentences)
         self.scores: list[list[float]] = []
         self._most_bytes = most_bytes
-        self._file = path.open("w+b")
+        self._file = path.open("w+b", buffering=0)  # what is counted has been written
         self._lock = threading.Lock()
         self._ends: list[list[int]] = []  # for every frame, where its picture and its E arrays end
 
@@ -91,6 +91,7 @@ class RunStore:
 
         Raises:
             InputError: the file has become too large.
+            OSError: it cannot be written; the frame does not count, and the earlier ones stay.
         """
         parts = [encode_jpeg(shrink(frame, shown_size(self.frame_size)))]
         parts += [zlib.compress(levels.tobytes(), 1) for levels in probability_levels(result)]
@@ -103,7 +104,9 @@ class RunStore:
         ends = [end + sum(map(len, parts[: number + 1])) for number in range(len(parts))]
         with self._opened():
             self._file.seek(end)
-            self._file.write(b"".join(parts))
+            rest = memoryview(b"".join(parts))
+            while rest:
+                rest = rest[self._file.write(rest) :]
             self.scores.append(result.object_scores.tolist())
             self._ends.append(ends)
 
@@ -124,7 +127,7 @@ class RunStore:
 
     def close(self) -> None:
         """Delete the file. What is asked for afterwards raises InputError."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # a full disk must not keep the file
             self._file.close()
         self.path.unlink(missing_ok=True)
 

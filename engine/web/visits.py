@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from datasets.media import Media
 from engine.infer import open_session
 from engine.web.jobs import Job, RunOptions, Worker, return_memory
 from engine.web.limits import Limits, check_upload, parse_sentences
-from engine.web.store import RunStore, shown_size, shrink
+from engine.web.store import LEVELS, RunStore, shown_size, shrink, threshold_level
 from models.samwise import SAMWISE
 from util.errors import InputError
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _SWEEP_SECONDS = 30.0
 _TAKING_SECONDS = 60.0  # in which whoever has uploaded a file surely takes it
+_UPLOAD_SECONDS = 600.0  # without further data, after which an upload has broken off
 
 
 class Visit:
@@ -121,14 +123,14 @@ class Studio:
         limits: for each visitor.
         root: folder that files may be written to.
         options: how videos are segmented.
-        threshold: to begin with.
+        threshold: to begin with; the nearest of 0.01, 0.02, ... 0.99 is taken.
     """
 
     def __init__(
         self, model: SAMWISE, limits: Limits, root: Path, options: RunOptions | None = None, threshold: float = 0.5
     ) -> None:
         self.limits = limits
-        self.threshold = threshold
+        self.threshold = threshold_level(threshold) / (LEVELS + 1)
         self.uploads = root / "uploads"  # the web server's, with the files that it hands out
         self._visits_folder = root / "visits"
         self._model = model
@@ -211,6 +213,16 @@ class Studio:
         for key in idle:
             self.end_visit(key)
 
+    def remove_broken_uploads(self) -> None:
+        """Delete what uploads that broke off have left with the web server, which knows nothing of it any more."""
+        now = time.time()
+        for path in self.uploads.glob("tmp*"):
+            with contextlib.suppress(OSError):
+                found = path.lstat()
+                longest = _UPLOAD_SECONDS if found.st_size else _TAKING_SECONDS
+                if stat.S_ISREG(found.st_mode) and found.st_mtime + longest < now:
+                    path.unlink()
+
     def close(self) -> None:
         """End all visits and the thread that segments."""
         self._closed.set()
@@ -224,6 +236,7 @@ class Studio:
         while not self._closed.wait(_SWEEP_SECONDS):
             with contextlib.suppress(OSError):
                 self.end_idle_visits()
+            self.remove_broken_uploads()
 
 
 def _safe_suffix(name: str) -> str:

@@ -54,7 +54,8 @@ def _concatenation(path: Path) -> Path:
     return path
 
 
-def _postscript(path: Path) -> Path:
+def postscript(path: Path) -> Path:
+    """A picture in PostScript, a language of programs."""
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n")
     return path
 
@@ -71,5 +72,5 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "long.mp4": (lambda path: write_video(path, 21), "21 frames"),
     "list.m3u8": (_playlist, "no image or video"),
     "list.mp4": (_concatenation, "no image or video"),
-    "picture.png": (_postscript, "no image or video"),
+    "picture.png": (postscript, "no image or video"),
 }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from engine.web.limits import Limits, check_upload, parse_sentences, shown_name
 from tests.media_files import write_video
-from tests.web.hostile_files import HOSTILE
+from tests.web.hostile_files import HOSTILE, postscript
 from util.errors import InputError
 
 LIMITS = Limits(frames=20, file_bytes=1 << 20)
@@ -53,6 +55,17 @@ def test_damage_in_the_middle_does_not_tell_paths(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         list(media)
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_video_that_pillow_takes_for_postscript_stays_a_video(tmp_path: Path) -> None:
+    """Only Pillow's plugin for EPS would start a program on it."""
+    path = write_video(tmp_path / "plain.mpg", 12, codec="mpeg1video", rate=Fraction(25))
+    both = tmp_path / "both.mpg"
+    both.write_bytes(postscript(tmp_path / "picture.eps").read_bytes() + path.read_bytes())
+    with Image.open(both) as image:
+        assert image.format == "EPS"
+    media = check_upload(both, "both.mpg", LIMITS)
+    assert (media.path, media.kind, media.frame_size, len(list(media))) == ("both.mpg", "video", (48, 64), 12)
 
 
 def test_sentences() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -19,7 +20,9 @@ import pytest
 
 import app
 from configs import loading
-from engine.web.jobs import RunOptions
+from engine.web import visits
+from engine.web.exports import EXPORTS
+from engine.web.jobs import Job, RunOptions
 from engine.web.limits import Limits
 from engine.web.server import Address, open_page
 from engine.web.visits import Studio
@@ -153,6 +156,83 @@ def test_what_breaks_is_logged_and_not_shown(page: Page, clip: bytes, caplog: py
     eventually(lambda: not studio.visits)
 
 
+def test_a_disk_that_is_full_while_saving(page: Page, clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(job: Job, threshold: float, folder: Path) -> Iterator[float | Path]:
+        Path("/dev/full").write_bytes(bytes(len(job.store)))
+        yield folder
+
+    monkeypatch.setitem(EXPORTS, "record", export)
+    client = PageClient(page[0], "full")
+    client.open("clip.mp4", clip)
+    client.call("run", "the dog", 0.5)
+    assert "the disk is full: make room" in client.call("save_record", 0.5)["status"]
+    assert "Saved as" in client.call("save_masks", 0.5)["status"]
+    client.leave()
+
+
+def test_an_upload_that_breaks_off(page: Page, clip: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    url, studio = page
+    logging.getLogger("uvicorn.error").addHandler(caplog.handler)
+    try:
+        begun = clip + bytes(200_000)
+        with socket.create_connection(("127.0.0.1", httpx.URL(url).port)) as visitor:
+            visitor.sendall(
+                b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
+                b"Content-Type: multipart/form-data; boundary=edge\r\n\r\n--edge\r\n"
+                b'Content-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n' + begun
+            )
+            eventually(lambda: [path for path in studio.uploads.glob("tmp*") if path.stat().st_size > 100_000])
+        for _ in range(20):  # meanwhile the server notices
+            httpx.get(f"{url}config", trust_env=False).raise_for_status()
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(caplog.handler)
+    assert caplog.text == ""
+    (left,) = [path for path in studio.uploads.glob("tmp*") if path.stat().st_size > 100_000]
+    os.utime(left, (time.time() - 700,) * 2)
+    studio.remove_broken_uploads()
+    assert not left.exists()
+
+
+def test_nobody_has_to_ask_for_that(micro_model: SAMWISE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visits, "_SWEEP_SECONDS", 0.01)
+    studio = Studio(micro_model, LIMITS, tmp_path / "root")
+    try:
+        left = studio.uploads / "tmpleft"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"data")
+        os.utime(left, (time.time() - 700,) * 2)
+        eventually(lambda: not left.exists())
+    finally:
+        studio.close()
+
+
+def test_only_this_computer_and_only_the_page_itself(page: Page, clip: bytes) -> None:
+    url, studio = page
+    client, port = PageClient(url, "local"), httpx.URL(url).port
+    uploads, known = {"files": ("unwanted.mp4", clip)}, set(studio.uploads.rglob("*"))
+    foreign = [
+        {"Host": "evil.example"},
+        {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "[::1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "null"},
+    ]
+    for headers in foreign:
+        answers = [client.http.get("config", headers=headers)]
+        answers.append(client.http.post("gradio_api/upload", files=uploads, headers=headers))
+        body = {"fn_index": 0, "data": [None], "session_hash": "evil"}
+        answers.append(client.http.post("gradio_api/queue/join", json=body, headers=headers))
+        for answer in answers:
+            assert (answer.status_code, len(answer.text.splitlines())) == (403, 1), headers
+    assert set(studio.uploads.rglob("*")) == known
+    for name in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", "localhost", f"[::1]:{port}"):
+        headers = {"Host": name, "Origin": f"http://{name}"}
+        assert client.http.get("", headers=headers).status_code == 200
+        assert client.http.post("gradio_api/upload", files=uploads, headers=headers).status_code == 200
+
+
 def test_uploads_are_gone_with_the_visitor(page: Page, clip: bytes) -> None:
     url, studio = page
     client = PageClient(url, "leaving")
@@ -190,6 +270,48 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "SAMWISE" in titles[0]
     assert "7 frames" in titles[0]
     assert "the page is closed" in capsys.readouterr().out
+
+
+def own_hosts() -> list[str]:
+    """Under which this computer can listen; some have no IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return ["localhost", "0.0.0.0"]
+    return ["localhost", "0.0.0.0", "::1", "[::1]", "::"]
+
+
+@pytest.mark.parametrize("host", own_hosts())
+def test_hosts(micro_model: SAMWISE, clip: bytes, host: str) -> None:
+    with open_page(micro_model, LIMITS, RunOptions(), 0.5, Address(host, 0)) as (url, _):
+        client = PageClient(url, "anybody")
+        assert "9 frames" in client.open("clip.mp4", clip)
+        status = client.http.get("config", headers={"Host": "page.example"}).status_code
+        assert status == (200 if host in ("::", "0.0.0.0") else 403)
+
+
+def test_a_proxy_of_the_network_is_not_asked(micro_model: SAMWISE, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with open_page(micro_model, LIMITS, RunOptions(), 0.5, Address(port=0)) as (url, _):
+        assert httpx.get(url).status_code == 200
+        for name in ("NO_PROXY", "no_proxy"):
+            assert os.environ[name] == "intranet.example,127.0.0.1,localhost"
+    assert os.environ["NO_PROXY"] == "intranet.example"
+    assert "no_proxy" not in os.environ
+
+
+@pytest.mark.parametrize(("threshold", "step"), [(0.001, 0.01), (0.999, 0.99), (0.296, 0.3)])
+def test_a_threshold_between_the_steps(micro_model: SAMWISE, clip: bytes, threshold: float, step: float) -> None:
+    with open_page(micro_model, LIMITS, RunOptions(), threshold, Address(port=0)) as (url, _):
+        client = PageClient(url, "sure")
+        components = client.http.get("config").json()["components"]
+        (value,) = [c["props"]["value"] for c in components if c["props"].get("elem_id") == "threshold"]
+        assert value == step
+        client.open("clip.mp4", clip)
+        assert "Done: 9 of 9" in client.call("run", "the dog", value)["status"]
 
 
 def test_a_port_that_is_taken_and_gradio_that_is_missing(micro_model: SAMWISE, monkeypatch: pytest.MonkeyPatch) -> None:

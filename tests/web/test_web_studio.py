@@ -19,13 +19,15 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.media import open_media
 from engine.infer import stream
 from engine.web.exports import EXPORTS
-from engine.web.jobs import Job
+from engine.web.jobs import Job, RunOptions, Worker
 from engine.web.limits import Limits
-from engine.web.store import LEVELS, levels_of, threshold_level
+from engine.web.store import LEVELS, RunStore, levels_of, threshold_level
 from engine.web.visits import Studio, Visit
 from models.samwise import SAMWISE
+from tests.forked import Forked
 from tests.media_files import picture, write_video
 from util.drawing import draw_overlay, palette
 from util.errors import InputError
@@ -230,6 +232,61 @@ def test_limits_while_it_runs(micro_model: SAMWISE, clip: Path, tmp_path: Path) 
             studio.start(studio.visit("new"), "the dog")
     finally:
         studio.close()
+
+
+def test_a_file_that_cannot_grow_keeps_the_frames_in_it(micro_model: SAMWISE, clip: Path, tmp_path: Path) -> None:
+    def run() -> None:
+        studio = Studio(micro_model, Limits(), tmp_path / "root")
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most[1]))
+        try:
+            visit, job = segment(studio, clip)
+            assert job.state == "failed"
+            assert 0 < len(job.store) == len(job.store.scores) < 11
+            assert visit.media is not None
+            expected = list(stream(micro_model, SENTENCES, visit.media))
+            for index in range(len(job.store)):
+                assert np.array_equal(np.stack(list(job.store.masks(index, 0.5))), expected[index].masks())
+                assert job.store.overlay(index, 0.5).shape == (48, 64, 3)
+            studio.end_visit("me")
+            assert not list((tmp_path / "root" / "visits").iterdir())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+    assert Forked(run).wait() == 0
+
+
+def test_a_full_disk_is_called_so(micro_model: SAMWISE, clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "full.run"
+    path.symlink_to("/dev/full")
+    media = open_media(str(clip))
+    job, worker = (
+        Job(media, RunStore(path, media.frame_size, SENTENCES, 1 << 20)),
+        Worker(micro_model, RunOptions(), 20),
+    )
+    worker.submit(job)
+    finish(job)
+    worker.close()
+    job.store.close()
+    assert (job.state, len(job.store)) == ("failed", 0)
+    assert job.message == "On the server the disk is full: make room and run again."
+    assert not path.is_symlink()
+
+
+def test_uploads_that_broke_off_are_deleted(studio: Studio) -> None:
+    studio.remove_broken_uploads()  # before there is a folder
+    kept, gone = ["tmpnew", "tmpslow", "tmpempty", "photo.png", "hash/tmp.mp4"], ["tmpold", "tmpoldempty"]
+    ages = dict(zip([*kept, *gone], (0, 500, 30, 9000, 9000, 700, 90), strict=True))
+    for name, age in ages.items():
+        path = studio.uploads / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"" if "empty" in name else b"data")
+        os.utime(path, (time.time() - age,) * 2)
+    (studio.uploads / "tmpfolder").mkdir()
+    studio.remove_broken_uploads()
+    files = {str(path.relative_to(studio.uploads)) for path in studio.uploads.rglob("*") if path.is_file()}
+    assert files == set(kept)
+    assert (studio.uploads / "tmpfolder").is_dir()
 
 
 def test_a_visit_leaves_nothing(studio: Studio, clip: Path, tmp_path: Path) -> None:
