@@ -14,6 +14,7 @@ from configs.flags import (
     FLAGS,
     GROUPS,
     Flag,
+    frame_rate,
     natural_float,
     natural_int,
     port_number,
@@ -22,7 +23,7 @@ from configs.flags import (
     probability,
     shard,
 )
-from configs.loading import change_model_config, load_model_config
+from configs.loading import change_model_config, load_model_config, network_versions
 from configs.schema import SHIPPED_VERSIONS, ModelConfig, shipped_folder
 from util.command_line import Parser
 from util.errors import InputError
@@ -79,6 +80,7 @@ _METAVARS: dict[Callable[[str], Any], str] = {
     port_number: "N",
     natural_float: "X",
     positive_float: "X",
+    frame_rate: "X",
     probability: "X",
     shard: "I/N",
 }
@@ -268,8 +270,15 @@ def network_from_args(
         training: see `check_weights_given`.
 
     Raises:
-        InputError: see `model_config_from_args`, `check_weights_given` and `check_image_size`.
+        InputError: the checkpoint is of another version; and see `model_config_from_args`, `check_weights_given` and
+            `check_image_size`.
     """
+    version = stored.get("sam2_version")
+    if version in network_versions() and args.sam2_version != version and stored_config is None:
+        raise InputError(
+            f"{'the checkpoint' if args.resume == 'auto' else args.resume} does not fit --sam2_version "
+            f"{args.sam2_version}: it was trained with {version}; give --sam2_version {version}"
+        )
     adopt_stored_flags(args, stored)
     config = model_config_from_args(args, stored_config)
     check_weights_given(args, config, training)

@@ -33,6 +33,7 @@ GROUPS = {
 
 
 _MOST = 2**63  # what counts in 64 bits
+_MOST_FLOAT = 1e30  # what float32 holds also after a few products
 
 
 def _number(kind: type[int] | type[float], accepts: Callable[[float], bool], expected: str) -> Callable[[str], Any]:
@@ -45,8 +46,9 @@ def _number(kind: type[int] | type[float], accepts: Callable[[float], bool], exp
             value = None
         if value is None or (kind is float and not math.isfinite(value)) or not accepts(value):
             raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
-        if kind is int and value >= _MOST:
-            raise argparse.ArgumentTypeError(f"expected a whole number below {_MOST}, found {text!r}")
+        if value >= (_MOST if kind is int else _MOST_FLOAT):
+            most = f"a whole number below {_MOST}" if kind is int else f"a number below {_MOST_FLOAT:g}"
+            raise argparse.ArgumentTypeError(f"expected {most}, found {text!r}")
         return value
 
     return convert
@@ -57,6 +59,7 @@ natural_int = _number(int, lambda value: value >= 0, "a whole number of at least
 port_number = _number(int, lambda value: 0 < value < 65536, "a port number, 1 to 65535")
 natural_float = _number(float, lambda value: value >= 0, "a number of at least 0")
 positive_float = _number(float, lambda value: value > 0, "a number above 0")
+frame_rate = _number(float, lambda value: 0.001 <= value <= 1000, "0.001 to 1000 frames per second")
 probability = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
 
 
@@ -112,7 +115,15 @@ FLAGS = (
         default_help="base; nano where inference_demo.py and app.py get neither --resume nor --sam2_weights",
     ),
     Flag("HSA", "model", False, "hierarchical selective attention in the adapters"),
-    Flag("HSA_patch_size", "model", [8, 4, 2], "side of its patches in each adapter, in tokens", positive_int, True),
+    Flag(
+        "HSA_patch_size",
+        "model",
+        [8, 4, 2],
+        "side of its patches in each adapter, in tokens",
+        positive_int,
+        True,
+        default_help="8 4 2; 8 12 6 for nano",
+    ),
     Flag("use_cme_head", "model", False, "conditional memory encoder: notice when another object fits better"),
     Flag("switch_mem", "model", "reweight", "what enters memory at such a switch", choices=lambda: SWITCH_MODES),
     Flag("cme_decision_window", "model", 4, "frames between two such decisions", positive_int),
@@ -189,7 +200,7 @@ FLAGS = (
         "demo",
         None,
         "frames per second to use of a video, or that a folder of frames stands for",
-        positive_float,
+        frame_rate,
         default_help="all frames of a video; 10",
     ),
     Flag("mevis_path", "mevis", "data/MeViS_release", "folder that holds the splits"),
@@ -248,7 +259,7 @@ FLAGS = (
         "protocol",
         "benchmark",
         "paper",
-        "paper gives the published numbers, fixed segments a last clip of one frame as any other",
+        "paper gives the published numbers: a clip of one frame forgets the video; fixed segments it as any other",
         choices=lambda: PROTOCOLS,
     ),
     Flag(

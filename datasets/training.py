@@ -106,6 +106,7 @@ def open_training_set(
     side: int,
     augment: bool,
     seed: int,
+    mevis_version: int | None = None,
 ) -> ClipSet:
     """Open and check a training split.
 
@@ -116,6 +117,7 @@ def open_training_set(
         side: of the network input in pixels.
         augment: see `ClipTransform`.
         seed: of everything random, at least 0.
+        mevis_version: see `open_mevis`.
 
     Raises:
         InputError: there is no such set, files are missing or malformed (file and key are named), or `num_frames` does
@@ -130,7 +132,7 @@ def open_training_set(
         source = JoinedClips([ImageClips(open_refcoco(coco_path, each, SPLIT)) for each in names])
     elif name == "mevis":
         require_folder(mevis_path, "--mevis_path", "the data set comes in this layout and needs no converter")
-        source = VideoClips(open_mevis(mevis_path, SPLIT), num_frames, global_frames)
+        source = VideoClips(open_mevis(mevis_path, SPLIT, mevis_version), num_frames, global_frames)
     elif name == "ytvos":
         require_folder(ytvos_path, "--ytvos_path", "the data set comes in this layout and needs no converter")
         source = VideoClips(open_ref_ytvos(ytvos_path, SPLIT), num_frames, local_frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,11 @@ class Tokenizer:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.motion_prompt = motion_prompt
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary: tokens and their ids."""
+        return hashlib.sha256(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()).hexdigest()
 
     def __call__(self, sentences: Sequence[str]) -> TokenBatch:
         """Tokenise.

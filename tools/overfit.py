@@ -22,6 +22,7 @@ import pycocotools.mask
 import torch
 from PIL import Image
 
+from configs.flags import natural_int, positive_int
 from configs.loading import load_model_config
 from datasets.mevis import open_mevis
 from datasets.training import open_training_set
@@ -33,11 +34,12 @@ from engine.train.options import TrainOptions
 from models.build import load_model
 from models.samwise import SAMWISE
 from util.command_line import Parser
-from util.errors import run_script
+from util.errors import InputError, run_script
 from util.logging import setup_logging
 from util.paths import atomic_write_json
 
 SIDE, FRAMES = 64, 3
+MADE = ("scores.json", "after", "training", "before", "data")  # in the folder of results; data is removed last
 NETWORK: dict[str, Any] = {
     "sam2__image_size": SIDE,
     "sam2__model_dim": 64,
@@ -68,6 +70,23 @@ def draw_clip(number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         frames.append(frame)
         masks.append(disc & ~square if number % 2 == 0 else square)
     return frames, masks
+
+
+def make_room(folder: Path) -> None:
+    """Remove from a folder what an earlier run made there, and nothing else.
+
+    Raises:
+        InputError: the folder holds something, and no run of this program made it.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / "data" / "train" / "JPEGImages" / "clip0").is_dir():
+        raise InputError(f"--out {folder}: expected a new or empty folder, or one that this program made")
+    for path in (folder / name for name in MADE):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_clips(root: Path) -> None:
@@ -110,12 +129,12 @@ def score(model: SAMWISE, data: Path, folder: Path) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and score."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("output/overfit"), help="folder, made anew")
-    parser.add_argument("--steps", type=int, default=80, help="steps of all four clips (default 80)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("output/overfit"), help="folder; results of an earlier run go")
+    parser.add_argument("--steps", type=positive_int, default=80, help="steps of all four clips (default 80)")
+    parser.add_argument("--seed", type=natural_int, default=0)
     options = parser.parse_args(argv)
     setup_logging()
-    shutil.rmtree(options.out, ignore_errors=True)
+    make_room(options.out)
     data = options.out / "data"
     write_clips(data)
     model = random_network(options.seed)

@@ -40,6 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset_file", choices=tuple(ZIP_PREFIXES), required=True)
     parser.add_argument("--split", default="valid", choices=("valid", "valid_u", "test"), help="default: valid")
     parser.add_argument("--mevis_path", type=Path, default=Path("data/MeViS_release"))
+    parser.add_argument("--version", type=int, choices=(1, 2), help="of the metadata of MeViS; 1 if both are there")
     parser.add_argument("--ytvos_path", type=Path, default=Path("data/ref-youtube-vos"))
     parser.add_argument("--allow_partial", action="store_true", help="ytvos: accept another number of videos than 202")
     parser.add_argument("--output", type=Path, help="zip to write (default: the folder's name with .zip, beside it)")
@@ -49,7 +50,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_dataset(args: argparse.Namespace) -> VideoDataset:
     """The split that the masks are for."""
     if args.dataset_file == "mevis":
-        return open_mevis(args.mevis_path, args.split)
+        return open_mevis(args.mevis_path, args.split, args.version)
     return open_ref_ytvos(args.ytvos_path, args.split, args.allow_partial)
 
 

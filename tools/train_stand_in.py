@@ -20,20 +20,23 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 if not __package__:  # run as a file: the project's folder has to be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from configs.flags import natural_int, positive_float
 from configs.loading import load_model_config
+from engine.runtime import resolve_device
 from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
 from models.build import load_model
 from models.samwise import SAMWISE
@@ -96,11 +99,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--over_time", type=float, default=0.5, metavar="SHARE",
                         help="of clips whose sentences about motion and order come first (default: 0.5)")  # fmt: skip
     parser.add_argument("--image_size", type=int, help="side of the network input (default: that of nano)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="largest learning rate (default: 1e-3)")
+    parser.add_argument("--lr", type=positive_float, default=1e-3, help="largest learning rate (default: 1e-3)")
     parser.add_argument("--half_products", action="store_true",
                         help="multiply matrices in bfloat16, for CPUs with avx512_bf16 or amx_bf16")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=natural_int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or mps (default: cpu)")
     parser.add_argument("--checkpoint_minutes", type=float, default=3, help="default: 3")
     args = parser.parse_args(argv)
     for name, least in (("scenes", 1), ("steps", 0), ("sentence_steps", 0), ("sentences", 1), ("frames", 2)):
@@ -109,8 +112,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name}: expected at least {least}")
     if not 0 <= args.over_time <= 1:
         parser.error(f"--over_time is {args.over_time}, expected a share between 0 and 1")
-    if not args.lr > 0:
-        parser.error(f"--lr is {args.lr}, expected a positive number")
+    args.device = resolve_device(args.device)
     return args
 
 
@@ -136,7 +138,7 @@ def build(args: argparse.Namespace) -> SAMWISE:
     config = load_model_config("nano", hsa=True, **size)
     model, _ = load_model(config, untrained=True, roberta=args.roberta, seed=args.seed)
     if args.init is not None:
-        model.load_state_dict(SAMWISE.from_pretrained(args.init).state_dict())
+        load_init(model, SAMWISE.from_pretrained(args.init).state_dict(), args.init)
     else:
         begin_with_position(model)
         for adapter in adapters_over_the_frame(model).values():
@@ -145,6 +147,22 @@ def build(args: argparse.Namespace) -> SAMWISE:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model.to(args.device).requires_grad_(True).train()
+
+
+def load_init(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Load what `--init` holds of a module.
+
+    Raises:
+        InputError: it is of another shape, or of another kind of module.
+    """
+    own = module.state_dict()
+    odd = sorted(own.keys() ^ state.keys()) or [key for key, value in own.items() if value.shape != state[key].shape]
+    if odd:
+        raise InputError(
+            f"--init {source} does not fit: {len(odd)} tensors differ in name or shape, such as {odd[0]}; expected "
+            "the OUTPUT of a training of this program, with the same --image_size"
+        )
+    module.load_state_dict(state)
 
 
 def begin_with_position(model: SAMWISE) -> None:
@@ -175,7 +193,7 @@ class StandInTraining:
         self.model = build(args)
         self.lessons = Lessons(self.model).to(args.device)
         if args.init is not None and (args.init / HEADS).is_file():
-            self.lessons.load_state_dict(torch.load(args.init / HEADS, map_location=args.device, weights_only=True))
+            load_init(self.lessons, self._read(args.init / HEADS), args.init)
         self.parameters = [*self.model.parameters(), *self.lessons.parameters()]
         self.stages = stages_of(args)
         self.sentences = SentenceSource(args.data)
@@ -198,20 +216,23 @@ class StandInTraining:
         """
         if not self.state_file.is_file():
             return
-        try:
-            state = load_content(self.state_file)
-        except DamagedFileError as error:
-            raise InputError(f"{self.state_file}: {error}; remove it to start anew") from error
+        state = self._read(self.state_file)
         if state["settings"] != self.settings:
             differing = [key for key, value in self.settings.items() if state["settings"].get(key) != value]
+            what = "number of processes" if differing[0] == "processes" else f"--{differing[0]}"
             raise InputError(
-                f"{self.state_file} is of a training with another --{differing[0]}: give the same flags to go on, or "
-                "another --output"
+                f"{self.state_file} is of a training with another {what}: give the same to go on, or another --output"
             )
         self.model.load_state_dict(state["model"])
         self.lessons.load_state_dict(state["lessons"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.number, self.done = state["stage"], state["done"]
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        try:
+            return load_content(file)
+        except DamagedFileError as error:
+            raise InputError(f"{file}: {error}; remove it to start anew") from error
 
     def save(self) -> None:
         """Write the state."""
@@ -245,11 +266,12 @@ class StandInTraining:
         with atomic_path(self.args.output / HEADS) as path:
             torch.save(self.lessons.state_dict(), path)
         self.model.save_pretrained(self.args.output)
-        self.state_file.unlink()
+        self.state_file.unlink(missing_ok=True)  # no step, no state
 
     def _run_stage(self, stage: Stage, stop: StopRequest) -> None:
         saved = time.monotonic()
         sums: dict[str, float] = {}
+        summed = 0  # steps in them: fewer than `_LOGGED` after an interruption
         bar = tqdm(
             self._batches(stage), desc=stage.name, unit="step", total=stage.steps, initial=self.done,
             disable=not self.processes.is_main,
@@ -259,11 +281,12 @@ class StandInTraining:
             drawn = self.sentences.draw(_SENTENCES, rng)
             for key, value in self._step(batch, drawn, stage).items():
                 sums[key] = sums.get(key, 0.0) + value
-            self.done += 1
+            self.done, summed = self.done + 1, summed + 1
             if self.done % _LOGGED == 0:
-                self._log(stage, {key: value / _LOGGED for key, value in sums.items()})
-                bar.set_postfix({key: f"{sums[key] / _LOGGED:.3f}" for key in _SHOWN if key in sums})
-                sums = {}
+                means = {key: value / summed for key, value in sums.items()}
+                self._log(stage, means)
+                bar.set_postfix({key: f"{means[key]:.3f}" for key in _SHOWN if key in means})
+                sums, summed = {}, 0
             signal = stop.agreed(self.processes)
             if signal or time.monotonic() - saved > 60 * self.args.checkpoint_minutes:
                 self.save()

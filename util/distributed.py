@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ T = TypeVar("T")
 START_TIMEOUT = timedelta(minutes=30)
 WAIT_TIMEOUT = timedelta(days=7)  # the fastest waits for the slowest; a process that dies is noticed at once
 _LOST_PARTNER = "another process of this run failed or was killed: its own message says why"
+_CONNECTION = re.compile("gloo|nccl|connection|broken pipe", re.IGNORECASE)  # in what torch says where one breaks
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -90,6 +92,21 @@ class Processes:
         if name == "cuda" and self.size > 1 and torch.cuda.is_available():
             return f"cuda:{self.local_rank % torch.cuda.device_count()}"
         return name
+
+
+@contextlib.contextmanager
+def expecting_partners(processes: Processes) -> Iterator[None]:
+    """A block in which torch itself talks to the other processes, as while it sums gradients.
+
+    Raises:
+        InputError: a connection broke, since another process failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if processes.group is None or not _CONNECTION.search(str(error)):
+            raise
+        raise InputError(_LOST_PARTNER) from error
 
 
 @contextlib.contextmanager

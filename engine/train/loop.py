@@ -26,9 +26,9 @@ from engine.train.parallel import Parallel, parallelise
 from engine.train.random_state import capture_random_state, restore_random_state
 from engine.train.recompute import heavy_parts, recompute_activations
 from engine.train.sealed import plain
-from engine.train.weights import FROZEN, complete_state, frozen_record, trained_state
+from engine.train.weights import FROZEN, VOCABULARY, complete_state, frozen_record, trained_state
 from models.samwise import SAMWISE
-from util.distributed import Processes
+from util.distributed import Processes, expecting_partners
 from util.errors import InputError
 from util.interrupts import StopRequest
 from util.memory import peak_memory
@@ -126,6 +126,9 @@ class Training:
             )
         self.optimization.load(state, str(checkpoint.path))
         self.position = Position(**state["position"])
+        if self.position.unevaluated and self.evaluate is None:
+            logger.warning("the epoch before is not evaluated: there is no evaluation now")
+            self.position = replace(self.position, unevaluated=False)
         restore_random_state(state["random"], self.processes, self.model.device)
         self._saved = (self.position.iteration, time.monotonic())
         logger.info("goes on after %d steps from %s", self.position.iteration, checkpoint.path)
@@ -168,6 +171,7 @@ class Training:
                     announce()
             self._prepare()
             stack.enter_context(float32_arithmetic(self.options.precision))
+            stack.enter_context(expecting_partners(self.processes))
             stop = stack.enter_context(StopRequest())
             start, main = self.position.iteration, self.processes.is_main
             name = self.options.dataset_file
@@ -350,10 +354,12 @@ class Training:
         state: dict[str, Any] = {"args": self.flags, "epoch": self.position.epoch, "iteration": self.position.iteration}
         if random_states is None:
             return {**state, "model": complete_state(self.model, self._files)}
+        assert self.model.tokenizer is not None
         return {
             **state,
             "model": trained_state(self.model),
             FROZEN: self._frozen,
+            VOCABULARY: self.model.tokenizer.digest,
             "optimizer": self.optimization.optimizer.state_dict(),
             "lr_scheduler": self.optimization.schedule.state_dict(),
             "position": asdict(self.position),

@@ -17,7 +17,7 @@ from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpo
 from engine.train.evaluate import EpochEvaluation
 from engine.train.loop import Training
 from engine.train.options import TrainOptions
-from engine.train.weights import FROZEN, load_network
+from engine.train.weights import FROZEN, VOCABULARY, load_network
 from models.build import find_tokenizer, load_model
 from models.checkpoint import LoadReport
 from models.samwise import SAMWISE
@@ -28,7 +28,7 @@ from util.paths import atomic_write_json, is_url, writable_folder
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-_WEIGHTS = ("resume", "sam2_weights", "roberta", "untrained", "seed")
+_ORIGIN = ("resume", "sam2_weights", "roberta", "untrained")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ class Start:
     def stored(self) -> Mapping[str, Any]:
         """Flags that the checkpoint to go on from was made with."""
         return {} if self.continued is None else self.continued.state["args"]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Flags that say where weights and vocabulary came from when the training began, however often it went on.
+
+        Checkpoints keep them in place of `--resume auto`. Files that moved since then can be named anew.
+        """
+        begun = {name: (self.stored or self.flags)[name] for name in _ORIGIN}
+        moved = {name: self.flags[name] for name in ("sam2_weights", "roberta") if self.flags[name] is not None}
+        return {**begun, **moved}
 
     def weight_files(self, report: LoadReport) -> Sequence[Path]:
         """Where the frozen weights came from: as `report` says, or as the training that goes on has noted."""
@@ -86,7 +96,7 @@ def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
 
 
 def warn_of_kept_values(flags: Mapping[str, Any], given: Collection[str], continued: StoredCheckpoint | None) -> None:
-    """Say which given values a training that goes on does not use, because its optimizer and schedule have others.
+    """Say which given values a training does not use; one that goes on has an optimizer and a schedule already.
 
     Args:
         flags: values of all flags.
@@ -97,6 +107,11 @@ def warn_of_kept_values(flags: Mapping[str, Any], given: Collection[str], contin
     for name in ("lr", "lr_drop", "weight_decay"):
         if name in given and name in stored and flags[name] != stored[name]:
             logger.warning("--%s %s is not used: the training that goes on has %s", name, flags[name], stored[name])
+    for name in ("overwrite", "start_epoch"):
+        if name in given and continued is not None:
+            logger.warning("--%s is not used: the training goes on where it was", name)
+    if "cuda_graphs" in given:
+        logger.warning("--cuda_graphs is not used: it is for inference")
 
 
 def prepare(
@@ -135,6 +150,7 @@ def prepare(
         side=config.sam2.image_size,
         augment=flags["augm_resize"],
         seed=flags["seed"],
+        mevis_version=flags.get("mevis_version"),
     )
     evaluation = None if flags["no_evaluation"] else EpochEvaluation.open(flags, folder, processes)
     return Start(flags, folder, clips, evaluation, continued)
@@ -146,20 +162,27 @@ def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tu
     Raises:
         InputError: files that are missing or do not fit.
     """
-    flags = start.flags
-    weights = {name: flags[name] for name in _WEIGHTS}
+    flags, origin = start.flags, start.origin
     device = resolve_device(processes.device(flags["device"]))
     if start.continued is None:
-        model, report = load_model(config, device=device, **weights)
+        model, report = load_model(config, device=device, seed=flags["seed"], **origin)
     else:
-        roberta = flags["roberta"] or start.stored["roberta"]
-        model, _ = load_model(config, untrained=True, roberta=roberta, seed=flags["seed"], device=device)
+        model, _ = load_model(config, untrained=True, roberta=origin["roberta"], seed=flags["seed"], device=device)
         report = load_network(model, start.continued, sam2_weights=flags["sam2_weights"], roberta=flags["roberta"])
-        if not start.stored["untrained"]:
-            origin = {name: start.stored[name] for name in ("resume", "sam2_weights")}
-            model.tokenizer = find_tokenizer(config, roberta=roberta, **origin)
+        if not origin.pop("untrained"):
+            model.tokenizer = find_tokenizer(config, **origin)
+        _check_vocabulary(model, start.continued)
     logger.info("%s", report.summary())
     return model, report
+
+
+def _check_vocabulary(model: SAMWISE, continued: StoredCheckpoint) -> None:
+    assert model.tokenizer is not None
+    if continued.state.get(VOCABULARY, model.tokenizer.digest) != model.tokenizer.digest:
+        raise InputError(
+            f"{continued.path} was trained with another vocabulary than the one found: name the folder of its "
+            "tokenizer with --roberta"
+        )
 
 
 def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes) -> bool:
@@ -187,7 +210,7 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
             options,
             folder,
             processes,
-            flags,
+            {**flags, **start.origin},
             start.weight_files(report),
             start.evaluation,
         )

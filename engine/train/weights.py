@@ -25,6 +25,7 @@ from models.stand_in import load_on_stand_in
 from util.errors import InputError
 
 FROZEN = "frozen"  # the key of `frozen_record` in a checkpoint
+VOCABULARY = "vocabulary"  # of a checkpoint: SHA-256 of the tokens that it was trained with
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -79,8 +80,8 @@ def load_network(
         model: a network of the same configuration. If the training began with random weights, its frozen ones stay
             as they are: the same seed must have made them.
         stored: a checkpoint with "model", and with `FROZEN` unless that is complete.
-        sam2_weights, roberta: files of frozen weights to use instead of those that the checkpoint names, or where
-            these are gone.
+        sam2_weights: frozen weights to use instead of those that the checkpoint names, or where these are gone.
+        roberta: the same, beside `sam2_weights` or where these are gone.
 
     Raises:
         InputError: files that are missing or do not fit, or frozen weights other than those of the training.
@@ -90,8 +91,7 @@ def load_network(
     record = stored.state.get(FROZEN)
     if record is None:
         return load_checkpoint(model, checkpoint, allow_fresh=False)
-    given = sam2_weights is not None or roberta is not None
-    frozen = _named_tensors(model, record["files"]) if not given else None
+    frozen = _named_tensors(model, record["files"]) if sam2_weights is None else None
     if frozen is not None:
         checkpoint = dataclasses.replace(checkpoint, state={**frozen, **checkpoint.state})
         report = load_checkpoint(model, checkpoint, allow_fresh=False)

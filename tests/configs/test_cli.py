@@ -74,7 +74,7 @@ def test_help_lists_every_flag_with_its_default_in_groups(capsys: pytest.Capture
         assert f" --{flag.name} " in sections
     assert sections.count("(required)") == sum(flag.required for flag in FLAGS if flag.group in DEMO)
     assert sections.count("(default: ") == sum(not flag.required for flag in FLAGS if flag.group in DEMO)
-    assert "--HSA_patch_size N [N ...] side of its patches in each adapter, in tokens (default: 8 4 2)" in text
+    assert "side of its patches in each adapter, in tokens (default: 8 4 2; 8 12 6 for nano)" in text
     assert "of everything random (default: 0)" in text
     for group in DEMO:
         assert f"{GROUPS[group]}:" in sections
@@ -87,8 +87,10 @@ def test_help_lists_every_flag_with_its_default_in_groups(capsys: pytest.Capture
         (["--threshold", "nan"], "--threshold: expected a number between 0 and 1"),
         (["--eval_clip_window", "0"], "--eval_clip_window: expected a whole number of at least 1, found '0'"),
         (["--eval_clip_window", "2.5"], "--eval_clip_window: expected a whole number"),
-        (["--fps", "0"], "--fps: expected a number above 0, found '0'"),
-        (["--fps", "inf"], "--fps: expected a number above 0"),
+        (["--fps", "0"], "--fps: expected 0.001 to 1000 frames per second, found '0'"),
+        (["--fps", "inf"], "--fps: expected 0.001 to 1000"),
+        (["--fps", "1e10"], "--fps: expected 0.001 to 1000"),
+        (["--fps", "1e-7"], "--fps: expected 0.001 to 1000"),
         (["--seed", "-1"], "--seed: expected a whole number of at least 0"),
         (["--precision", "fp16"], "--precision: invalid choice: 'fp16'"),
         (["--sam2_version", "huge"], "--sam2_version: invalid choice: 'huge'"),

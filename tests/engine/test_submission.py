@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import zipfile
@@ -209,6 +210,21 @@ def test_tool_checks_folders_and_zips(masks: Path, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "c.zip").exists()
     with pytest.raises(InputError, match="expected the folder"):
         main(["zip", str(masks.with_name("Annotations.zip")), *flags])
+
+
+def test_tool_takes_either_version_of_mevis(masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mevis(tmp_path / "two", "valid")
+    (tmp_path / "two/valid/meta_expressions.json").rename(tmp_path / "data/valid/meta_expressions_v2.json")
+    meta = tmp_path / "data/valid/meta_expressions.json"
+    first = json.loads(meta.read_text())
+    del first["videos"]["two"]
+    meta.write_text(json.dumps(first))
+    flags = ["--dataset_file", "mevis", "--mevis_path", str(tmp_path / "data")]
+    main(["zip", str(masks), *flags, "--version", "2"])
+    assert "16 masks, no faults" in capsys.readouterr().out
+    for version in ([], ["--version", "1"]):
+        with pytest.raises(InputError, match=r"two/0/00000\.png is not expected"):
+            main(["check", str(masks), *flags, *version])
 
 
 def test_published_predictions(shared: Path, tmp_path: Path) -> None:

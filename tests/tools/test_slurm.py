@@ -182,6 +182,7 @@ STARTS: dict[str, tuple[str, str, list[str]]] = {
     "optimizer is in the checkpoint": ("main.py --resume=W --name_exp X --resume_optimizer", "output/X", RESUMED),
     "no name": ("main.py --resume=W", "output/default", RESUMED),
     "another folder": ("main.py --output_dir 'my runs' --name_exp X --resume=W", "my runs/X", RESUMED),
+    "nothing is trained": ("main.py --eval --resume W --name_exp X", "output/X", ["--resume", "W"]),
     "another folder with =": ("main.py --output_dir=runs --name_exp X --resume=W", "output/X", ["--resume=W"]),
 }
 

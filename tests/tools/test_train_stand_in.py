@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs.schema import shipped_folder
 from models.samwise import SAMWISE
 from tests.weight_files import save_vocabulary
 from tools import train_stand_in
@@ -17,12 +18,9 @@ from tools.data import make_refshapes
 from tools.stand_in.lessons import (
     CLASSES,
     Lessons,
-    known_loss,
-    label_shares,
     object_amount,
     object_motion,
     object_place,
-    shrink_labels,
 )
 from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import (
@@ -106,6 +104,41 @@ def test_every_part_learns_and_an_interruption_changes_nothing(
         train_stand_in.main([*command, str(tmp_path / "stopped"), "--lr", "0.1"])
     train_stand_in.main([*command, str(tmp_path / "stopped")])
     assert all(torch.equal(value, after[key]) for key, value in tensors(tmp_path / "stopped").items())
+
+
+def test_a_line_of_the_log_is_of_the_steps_since_the_one_before(
+    quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an interruption, which loses the steps before it."""
+    command = [*quick, "--steps", "0", "0", "0", "--sentence_steps", "2", "--output"]
+
+    def log(name: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in (tmp_path / name / "training" / "log.jsonl").read_text().splitlines()]
+
+    monkeypatch.setattr(train_stand_in, "_LOGGED", 1)
+    train_stand_in.main([*command, str(tmp_path / "whole")])
+    monkeypatch.setattr(train_stand_in, "_LOGGED", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "agreed", lambda self, processes: "SIGTERM")
+        with pytest.raises(InputError, match="after 1 steps of sentences"):
+            train_stand_in.main([*command, str(tmp_path / "stopped")])
+    args = train_stand_in.parse_args([*command, str(tmp_path / "stopped")])
+    with pytest.raises(InputError, match="is of a training with another number of processes: give the same"):
+        train_stand_in.StandInTraining(args, Processes(0, 2))
+    train_stand_in.main([*command, str(tmp_path / "stopped")])
+    assert log("stopped") == log("whole")[1:]
+
+
+def test_a_training_without_steps_ends(quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*quick, "--steps", "0", "0", "0", "--sentence_steps", "0", "--output", str(tmp_path)]
+    train_stand_in.main(command)
+    assert "a stand-in of" in capsys.readouterr().out
+    another = [*quick[:-1], str(2 * SIDE), "--init", str(tmp_path), "--output", str(tmp_path / "other")]
+    with pytest.raises(InputError, match=r"--init .* does not fit: .* with the same --image_size"):
+        train_stand_in.main(another)
+    torch.save({"place.0.weight": torch.zeros(1)}, tmp_path / train_stand_in.HEADS)
+    with pytest.raises(InputError, match=r"--init .* does not fit: .* such as amount\.0\.bias"):
+        train_stand_in.main([*quick, "--init", str(tmp_path), "--output", str(tmp_path / "other")])
 
 
 def test_batches_hold_what_sentences_mean(refshapes: Path) -> None:
@@ -205,58 +238,6 @@ def test_frames_are_at_an_even_distance(count: int, wanted: int) -> None:
         assert steps <= {1, 2, 3}
 
 
-def test_motion_is_that_of_the_drawn_object() -> None:
-    labels = torch.zeros(1, 4, 32, 32, dtype=torch.uint8)
-    for frame in range(4):
-        labels[0, frame, 8:12, 2 + 4 * frame : 6 + 4 * frame] = 1
-        labels[0, frame, 20 - frame : 24 + frame, 10 - frame : 14 + frame] = 2
-    place = object_place(labels)
-    assert place[0, 0, 1].tolist() == pytest.approx([3.5 / 32, 9.5 / 32, np.log(16 / 32**2)], abs=1e-5)
-    motion = object_motion(place)
-    assert motion[0, 1, 1].tolist() == pytest.approx([4 / 32 * 16, 0, 0], abs=1e-5)
-    assert motion[0, 1, 2].tolist() == pytest.approx([0, 0, np.log(8**2 / 4**2) / 2 * 8], abs=1e-5)
-    assert motion[:, [0, 3]].isnan().all()
-    assert motion[:, :, 3:].isnan().all()
-
-
-def test_labels_shrink_to_the_middle_of_cells() -> None:
-    labels = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
-    assert shrink_labels(labels, 2).tolist() == [[[[5, 7], [13, 15]]]]
-
-
-def test_shares_of_labels_are_those_of_cells() -> None:
-    labels = torch.randint(0, 3, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    shares = label_shares(labels, 4)
-    assert shares.sum(-1) == pytest.approx(torch.ones(2, 3, 4, 4))
-    assert shares[1, 2, 3, 0, 2] == (labels[1, 2, 6:8, 0:2] == 2).float().mean()
-
-
-@pytest.mark.parametrize(
-    ("clause", "asked", "origin"),
-    [
-        ("is left", {"x": -1}, "fixed"),
-        ("starts bottom", {"y0": 1}, "fixed"),
-        ("ends topmost", {"y1": -1}, "candidates"),
-        ("starts right of 3", {"x0": 1}, "other"),
-        ("above 0", {"y": -1}, "other"),
-        ("keeps_moving up-left", {"vx": -(0.5**0.5), "vy": -(0.5**0.5)}, "fixed"),
-        ("goes_then_stops down", {"vy": 1}, "fixed"),
-        ("moves", {"speed": 1}, "fixed"),
-        ("slowest", {"speed": -1}, "candidates"),
-        ("largest", {"area": 1}, "candidates"),
-        ("shrinks", {"growth": -1}, "fixed"),
-        ("appears_last", {"arrival": 1}, "candidates"),
-        ("turns left up", {}, "fixed"),
-        ("starts", {}, "fixed"),
-        ("", {}, "fixed"),
-    ],
-)
-def test_what_clauses_ask_for(clause: str, asked: dict[str, float], origin: str) -> None:
-    weights, name = read_clause(clause)
-    assert weights == pytest.approx(asked)
-    assert name == origin
-
-
 def test_what_is_meant_has_most_of_what_is_asked_for(refshapes: Path) -> None:
     """Of one-word comparisons the target; of relations to another object more than that has."""
     seen = set()
@@ -278,19 +259,6 @@ def test_what_is_meant_has_most_of_what_is_asked_for(refshapes: Path) -> None:
                 assert amount[:, expression["targets"][0] + 1].nanmean() > 0
             seen |= {*weights, origin}
     assert seen >= {"x", "y", "candidates", "other"}
-
-
-def test_only_known_values_of_objects_count() -> None:
-    labels = torch.tensor([0, 1, 2, 1]).view(1, 1, 2, 2)
-    table = torch.tensor([[5.0], [1.0], [torch.nan]]).view(1, 1, 3, 1)
-    answers = torch.tensor([9.0, 1.0, 9.0, 3.0]).view(1, 1, 2, 2, 1).requires_grad_()
-    loss = known_loss(answers, labels, table)
-    assert loss.item() == pytest.approx((0 + (2 - 0.3 / 2)) / 2)
-    (gradient,) = torch.autograd.grad(loss, answers)
-    assert gradient.flatten().nonzero().flatten().tolist() == [3]
-    nothing = known_loss(answers, torch.zeros_like(labels), table)
-    assert nothing.item() == 0
-    nothing.backward()
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -383,8 +351,18 @@ def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> No
         (["--data", "nowhere"], r"nowhere.refshapes.json is missing or damaged"),
         (["--roberta", "nowhere"], "nowhere"),
         (["--init", "nowhere"], "nowhere"),
+        (["--init", str(shipped_folder("nano"))], "--init .* does not fit"),
+        (["--device", "bogus"], "--device: expected cpu, cuda, cuda:N or mps, found 'bogus'"),
+        (["--seed", "-1"], "--seed: expected a whole number of at least 0, found '-1'"),
+        (["--lr", "inf"], "--lr: expected a number above 0, found 'inf'"),
+        (["--lr", "nan"], "--lr: expected a number above 0, found 'nan'"),
     ],
 )
-def test_what_is_missing_is_named(quick: list[str], tmp_path: Path, change: list[str], message: str) -> None:
+def test_what_is_missing_or_wrong_is_named(quick: list[str], tmp_path: Path, change: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         train_stand_in.main([*quick, "--steps", "1", "0", "0", "--output", str(tmp_path / "out"), *change])
+
+
+def test_a_missing_gpu_is_the_cpu(quick: list[str], tmp_path: Path) -> None:
+    args = train_stand_in.parse_args([*quick, "--device", "cuda", "--output", str(tmp_path)])
+    assert train_stand_in.build(args).device.type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -41,7 +42,7 @@ def write_videos(folder: Path) -> None:
 
 def open_clips(folder: Path, frames: int, side: int) -> ClipSet:
     """The training set of `write_videos`, with augmentation."""
-    others = dict.fromkeys(("ytvos_path", "davis_path", "coco_path"), folder)
+    others: dict[str, Any] = dict.fromkeys(("ytvos_path", "davis_path", "coco_path"), folder)
     return open_training_set("mevis", **others, mevis_path=folder, num_frames=frames, side=side, augment=True, seed=0)
 
 
