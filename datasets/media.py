@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import urllib.request
-from fractions import Fraction
 from http.client import HTTPException
 
-from datasets.media_base import Frame, Media
+from datasets.media_base import Frame, Media, exact_rate
 from datasets.media_image import is_image, open_folder, open_image
 from datasets.media_live import LiveSource, is_live, open_live
 from datasets.media_video import open_video
 from util.errors import InputError
-from util.paths import local_path
+from util.paths import hide_secrets, local_path, open_url
 
 __all__ = ["Frame", "LiveSource", "Media", "open_media", "open_source"]
 
@@ -40,15 +38,15 @@ def open_source(path_or_url: str, fps: float | None = None, *, live: bool = Fals
         return open_live(path_or_url, fps)
     if live:
         raise InputError(
-            f"{path_or_url}: --live, --drop and --save_masks are for cameras (camera:0), streams (rtsp, http) and "
-            "standard input (-): leave them out for a file"
+            f"{hide_secrets(path_or_url)}: --live, --drop and --save_masks are for cameras (camera:0), streams (rtsp, "
+            "http) and standard input (-): leave them out for a file"
         )
     return open_media(path_or_url, fps)
 
 
 def _is_endless(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS) as response:
+        with open_url(url, _PROBE_SECONDS) as response:
             return str(response.headers.get("Content-Type", "")).lower().startswith(_ENDLESS)
     except (OSError, HTTPException, ValueError):  # whoever downloads it says what is wrong
         return False
@@ -65,16 +63,18 @@ def open_media(path_or_url: str, fps: float | None = None) -> Media:
     Raises:
         InputError: nothing there, or nothing that can be read; the message says what was found.
     """
-    rate = None if fps is None else Fraction(fps).limit_denominator(1_000_000)
-    path = local_path(path_or_url)
+    rate = exact_rate(fps)
+    if not path_or_url:
+        raise InputError("expected the path or URL of an image, a video or a folder of images, found an empty text")
+    path, shown = local_path(path_or_url), hide_secrets(path_or_url)
     if not path.exists():
-        raise InputError(f"{path_or_url} does not exist: expected an image, a video or a folder of images")
+        raise InputError(f"{shown} does not exist: expected an image, a video or a folder of images")
     if path.is_dir():
-        return open_folder(path, path_or_url, rate)
+        return open_folder(path, shown, rate)
     if not path.is_file() or path.stat().st_size == 0:
         found = "an empty file" if path.is_file() else "neither a file nor a folder"
-        raise InputError(f"{path_or_url}: expected an image, a video or a folder of images, found {found}")
-    media = open_image(path, path_or_url) if is_image(path) else open_video(path, path_or_url, rate)
+        raise InputError(f"{shown}: expected an image, a video or a folder of images, found {found}")
+    media = open_image(path, shown) if is_image(path) else open_video(path, shown, rate)
     if media.kind == "image" and fps is not None:
-        logger.warning("--fps is not used: %s is an image", path_or_url)
+        logger.warning("--fps is not used: %s is an image", shown)
     return media

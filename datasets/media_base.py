@@ -9,7 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from util.errors import InputError
+
 Frame = np.ndarray  # (H, W, 3) uint8 RGB
+SLOWEST, FASTEST = 0.001, 1000  # frames per second that may be asked for
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,16 @@ class Media:
     def frame_name(self, index: int) -> str:
         """The name of the files made from frame `index`: in a folder the frame's own, otherwise 00000, 00001, ..."""
         return f"{index:05d}" if self.stems is None else self.stems[index]
+
+
+def exact_rate(fps: float | None) -> Fraction | None:
+    """Frames per second that were asked for, as a ratio of numbers that files of videos can hold.
+
+    Raises:
+        InputError: not from 0.001 to 1000.
+    """
+    if fps is None:
+        return None
+    if not SLOWEST <= fps <= FASTEST:
+        raise InputError(f"fps={fps}: expected {SLOWEST} to {FASTEST} frames per second")
+    return Fraction(fps).limit_denominator(1_000_000)

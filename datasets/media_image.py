@@ -20,14 +20,15 @@ logger = logging.getLogger(__name__)
 FOLDER_FPS = Fraction(10)
 # What counts as a frame in a folder; a single file is recognised by its content instead.
 _SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|a?png|webp|avif|bmp|dib|gif|tiff?|p[bgnp]m|tga)", re.IGNORECASE)
+_ANIMATED = ("WEBP", "PNG", "AVIF")  # formats of animations that are read as one image
 _EXIF_ORIENTATION = 0x0112
 
 
 def is_image(path: Path) -> bool:
-    """Whether Pillow recognises the file; False for an animated GIF, which is better read as a video."""
+    """Whether Pillow recognises the file as an image; False for an animated GIF, which is better read as a video."""
     try:
         with Image.open(path) as image:
-            return not (image.format == "GIF" and getattr(image, "is_animated", False))
+            return image.format != "MPEG" and not (image.format == "GIF" and getattr(image, "is_animated", False))
     except UnidentifiedImageError:
         return False
     except Exception:  # damaged or too large in a way that its decoder will name
@@ -68,7 +69,7 @@ def _to_rgb(image: Image.Image) -> Frame:
 
 
 def open_image(path: Path, shown: str) -> Media:
-    """An image as `Media` of one frame, already decoded.
+    """An image as `Media` of one frame, already decoded. Of an animation it is the first, and a warning says so.
 
     Args:
         path: the file.
@@ -78,6 +79,12 @@ def open_image(path: Path, shown: str) -> Media:
         InputError: see `read_image`.
     """
     frame = read_image(path)
+    with Image.open(path) as image:
+        if image.format in _ANIMATED and getattr(image, "is_animated", False):
+            count = getattr(image, "n_frames", 1)
+            logger.warning(
+                "%s is an animation of %d frames: the first is used; as a GIF or a video all are", shown, count
+            )
     return Media(shown, "image", frame.shape[:2], None, 1, None, lambda: iter((frame,)))
 
 

@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from queue import Empty, SimpleQueue
 
+from datasets.media_base import exact_rate
 from datasets.media_stream import Address, LiveFrame, Stream, silence
 from util.background import places_for, take
 from util.errors import InputError
+from util.paths import hide_secrets
 
 STANDARD_INPUT = "-"
 PATIENCE_SECONDS = 10.0  # that a camera or a network stream may be silent
@@ -32,7 +34,6 @@ PATIENCE_SECONDS = 10.0  # that a camera or a network stream may be silent
 _CAMERA = re.compile(r"camera:(.+)", re.IGNORECASE)
 _RTSP = re.compile(r"rtsps?://", re.IGNORECASE)
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
-_PASSWORD = re.compile(r"(?<=://)[^/@]*@")
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 # What a stream may make FFmpeg open besides itself: never a local file.
 _RTSP_OPTIONS = {"rtsp_flags": "prefer_tcp", "protocol_whitelist": "rtsp,rtp,srtp,rtcp,udp,tcp,tls,crypto"}
@@ -67,7 +68,7 @@ def open_live(path: str, fps: float | None = None, *, patience: float = PATIENCE
     address = _address(path, patience)
     if address.location is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("standard input: expected a stream from a pipe or a file, found a terminal or nothing")
-    stream = Stream(address, None if fps is None else Fraction(fps).limit_denominator(1_000_000), None)
+    stream = Stream(address, exact_rate(fps), None)
     frames = stream.frames()
     first = _first_of(frames, stream)
     if first is None:
@@ -131,7 +132,7 @@ class LiveSource:
         self._started = started
 
     def without_password(self, text: str) -> str:
-        """The text with the address as `path` has it."""
+        """The text, which is not escaped in any way, with the address as `path` has it."""
         return text.replace(self._address.location or self.path, self.path)
 
     def read(self, depth: int, drop: bool, until: Callable[[], bool] | None = None) -> LiveReader:
@@ -245,7 +246,7 @@ class LiveReader:
 
 
 def _address(path: str, patience: float) -> Address:
-    shown = _PASSWORD.sub("***@", path)
+    shown = hide_secrets(path)
     if path == STANDARD_INPUT:
         return Address("standard input", None, None, _PIPE_OPTIONS, None, _PIPE_ADVICE)
     if camera := _CAMERA.fullmatch(path):
@@ -259,4 +260,4 @@ def _address(path: str, patience: float) -> Address:
         return Address(shown, path, "rtsp", _RTSP_OPTIONS, patience, _NETWORK_ADVICE)
     if _HTTP.match(path):
         return Address(shown, path, None, _HTTP_OPTIONS, patience, _NETWORK_ADVICE)
-    raise InputError(f"{path}: expected camera:N, an rtsp or http address of a stream, or - for standard input")
+    raise InputError(f"{shown}: expected camera:N, an rtsp or http address of a stream, or - for standard input")

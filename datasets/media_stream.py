@@ -32,6 +32,7 @@ _UNTIMED_FPS = Fraction(25)
 _LARGEST_STEP, _SMALLEST_STEP = 60.0, 0.001  # seconds between frames; time stamps that say otherwise are not believed
 _POLL_SECONDS = 0.1
 _JPEG_END = b"\xff\xd9"
+_MP4_ADVICE = "; an MP4 on standard input has to be fragmented, or have its index in front (-movflags +faststart)"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Stream:
             stream.thread_type = "SLICE"  # threads per frame would hold frames back
             timeline, converter = self._timeline(container), VideoReformatter()
             index, cut = -1, False
-            for packet in self._packets(container.demux(stream)):
+            piped_mp4 = self.address.location is None and "mp4" in container.format.name.split(",")
+            for packet in self._packets(container.demux(stream), _MP4_ADVICE if piped_mp4 else ""):
                 pictures, damaged = self._decode(packet)
                 cut = damaged if packet.size else cut
                 self.damaged += damaged
@@ -138,8 +140,8 @@ class Stream:
                 f"{address.shown}: no video stream can be opened ({error.strerror}); {address.advice}"
             ) from error
 
-    def _packets(self, packets: Iterator[Packet]) -> Iterator[Packet]:
-        """The packets, until `stopped` is set, with errors as a user understands them."""
+    def _packets(self, packets: Iterator[Packet], advice: str) -> Iterator[Packet]:
+        """The packets, until `stopped` is set, with errors as a user understands them; `advice` if there is none."""
         while not self.stopped.is_set():
             try:
                 packet = next(packets, None)
@@ -148,10 +150,11 @@ class Stream:
             except FFmpegError as error:
                 if error.errno == errno.EIO and self.address.format is None:
                     return  # how FFmpeg calls the end of an HTTP answer of unknown length
-                raise InputError(f"{self.address.shown}: the stream broke off ({error.strerror})") from error
+                raise InputError(f"{self.address.shown}: the stream broke off ({error.strerror}){advice}") from error
             if packet is None:
                 return
             yield packet
+            advice = ""
 
     def _decode(self, packet: Packet) -> tuple[list[VideoFrame], bool]:
         """The pictures of a packet, and whether the packet is damaged or cut off."""

@@ -119,7 +119,8 @@ def video_stream(container: InputContainer, shown: str) -> VideoStream:
     kinds = " and ".join(
         sorted({"a cover picture" if s.type == "video" else s.type for s in container.streams}, reverse=True)
     )
-    raise InputError(f"{shown}: expected a video, found a file that holds only {kinds or 'nothing'}")
+    found = f"a file that holds only {kinds}" if kinds else "one without a single stream; it is damaged or cut off"
+    raise InputError(f"{shown}: expected a video, found {found}")
 
 
 def _survey(path: Path, shown: str) -> tuple[_Survey, bool]:

@@ -56,7 +56,7 @@ class Expression:
 
     @property
     def caption(self) -> str:
-        """The sentence in lower case with white space folded, as the network reads it."""
+        """The sentence in lower case with white space folded, as training reads it."""
         return fold(self.text)
 
 

@@ -114,11 +114,21 @@ def stream(
 
     Yields:
         One result per frame, in order.
+
+    Raises:
+        InputError: as `open_session` and `VideoSession.feed`. What it and whatever else `frames` raises interrupts is
+            segmented first: all frames before it have a result.
     """
     session = open_session(model, expressions, window=window, protocol=protocol, precision=precision)
-    for frame in frames:
-        yield from session.feed([frame])
+    broken: Exception | None = None
+    try:
+        for frame in frames:
+            yield from session.feed([frame])
+    except (InputError, OSError) as error:
+        broken = error
     yield from session.flush()
+    if broken is not None:
+        raise broken
 
 
 class VideoSession:
@@ -255,6 +265,7 @@ class VideoSession:
             "frames_done": self.frames_done,
             "waiting": [torch.from_numpy(frame) for frame in self._waiting],
             "memory": self.memory.state_dict(),
+            "ready": [vars(result) for result in self._ready],
         }
         assert state.keys() > STATE_KEYS
         with atomic_write(path) as handle:
@@ -285,6 +296,7 @@ class VideoSession:
         session.frames_done = state["frames_done"]
         session._waiting = [frame.numpy() for frame in state["waiting"]]
         session.memory.load_state_dict(state["memory"])
+        session._ready = [FrameResult(**result) for result in state.get("ready", [])]
         return session
 
 

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +31,7 @@ from util.errors import InputError
 from util.interrupts import StopRequest
 from util.masks import mask_area, save_mask
 from util.naming import safe_names
-from util.paths import atomic_write_json, writable_folder
+from util.paths import atomic_write_json, hide_secrets, writable_folder
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +63,17 @@ def segment_source(
     output_dir: str | Path,
     *,
     live: LiveOptions,
+    facts: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
-    """`segment_live` for a live source, `segment_media` for everything else; `options` are what both take."""
+    """`segment_live` for a live source, `segment_media` for everything else; `options` are what both take.
+
+    Addresses among `facts` are written down without passwords.
+    """
+    facts = _with_texts(facts or {}, hide_secrets)
     if isinstance(source, LiveSource):
-        return segment_live(model, source, prompts, output_dir, live=live, **options)
-    return segment_media(model, source, prompts, output_dir, **options)
+        return segment_live(model, source, prompts, output_dir, live=live, facts=facts, **options)
+    return segment_media(model, source, prompts, output_dir, facts=facts, **options)
 
 
 def segment_live(
@@ -153,8 +158,17 @@ def _facts_of(source: LiveSource, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What is known beforehand, for result.json."""
     height, width = source.frame_size
     fps = None if source.fps is None else float(source.fps)
-    known = json.loads(source.without_password(json.dumps(facts, ensure_ascii=False)))
+    known = _with_texts(facts, source.without_password)
     return {"input": {"path": source.path, "kind": "live", "height": height, "width": width, "fps": fps}, **known}
+
+
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of what JSON can hold, with all its texts changed; names stay as they are."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _with_texts(item, change) for name, item in value.items()}
+    return [_with_texts(item, change) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _counts(folder: LiveFolder, reader: LiveReader) -> dict[str, Any]:

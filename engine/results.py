@@ -32,10 +32,11 @@ FRAMES = "frames.jsonl"  # of a live run
 SHEET = "contact_sheet.jpg"  # of a run that was compared with a truth
 _BT601, _LIMITED_RANGE = 6, 1  # what cv2's conversion to YUV produces, as H.264 numbers it (SMPTE 170M)
 _JPEG_QUALITY = 92
+_LARGEST_JPEG = 65500  # side of a picture that libjpeg writes
 _WHOLE = {"movflags": "+faststart"}
 _GROWING = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000", "flush_packets": "1"}
 _TICK = Fraction(1, 90000)  # seconds
-_LARGEST_SIDE = 16384  # that the encoder takes
+_LARGEST_FRAME = 16384  # side of a picture that H.264 encoders take
 _NUMBER = re.compile(r"[0-9]{5,}")  # `Media.frame_name` of a video
 
 
@@ -69,10 +70,7 @@ class VideoFile:
             OSError: it cannot be written; the file is then given up (a growing one keeps what it has).
         """
         assert self.growing == (seconds is not None)
-        scale = _LARGEST_SIDE / max(frame.shape[:2])
-        if scale < 1:
-            height, width = (max(round(side * scale), 1) for side in frame.shape[:2])
-            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        frame = _reduced(frame, _LARGEST_FRAME)
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         pixels = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
@@ -177,11 +175,21 @@ class Track:
 
 
 def save_jpeg(path: Path, frame: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB as a JPEG, atomically; raises OSError if that fails."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    """Write (H, W, 3) uint8 RGB as a JPEG, atomically; raises OSError if that fails. Too large a picture is reduced."""
+    picture = cv2.cvtColor(_reduced(frame, _LARGEST_JPEG), cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert done
     with atomic_write(path, "wb") as handle:
         handle.write(data.tobytes())
+
+
+def _reduced(frame: np.ndarray, side: int) -> np.ndarray:
+    """The frame (H, W, 3), if need be smaller, so that no side has more than `side` pixels."""
+    scale = side / max(frame.shape[:2])
+    if scale >= 1:
+        return frame
+    height, width = (max(round(size * scale), 1) for size in frame.shape[:2])
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 
 @dataclass

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import tempfile
 import zlib
 from array import array
@@ -29,6 +28,7 @@ import torch
 
 from configs.schema import ModelConfig
 from datasets.media import Frame, LiveSource, Media, open_source
+from datasets.media_base import exact_rate
 from engine.demo import conclude, describe_input
 from engine.infer import open_session, stream
 from engine.results import ResultFolder
@@ -39,7 +39,7 @@ from models.samwise import SAMWISE
 from util.background import prefetch
 from util.drawing import draw_overlay, palette
 from util.errors import InputError
-from util.paths import is_url, writable_folder
+from util.paths import hide_secrets, is_url, writable_folder
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _ARRAY_FPS = Fraction(10)
@@ -68,7 +68,7 @@ def load(
     elif is_url(source) or Path(source).suffix in _WEIGHT_SUFFIXES:
         config = config or read_checkpoint(source).config
         if config is None:
-            raise InputError(f"{source} does not hold its whole architecture: give it as `config`")
+            raise InputError(f"{hide_secrets(str(source))} does not hold its whole architecture: give it as `config`")
         model = load_model(config, resume=str(source))[0]
     else:
         model = SAMWISE.from_pretrained(source)
@@ -98,10 +98,9 @@ def segment(
         fps: frames per second to use of a video; what other frames stand for when they are saved (default 10).
 
     Raises:
-        InputError: a video that cannot be opened, or sentences that cannot be used.
+        InputError: a video that cannot be opened, frames of another kind (of an iterator, the first one is looked at),
+            or sentences that cannot be used.
     """
-    if fps is not None and not 0 < fps < math.inf:
-        raise InputError(f"fps={fps}: expected a number above 0")
     if not 0 < threshold < 1:
         raise InputError(f"threshold={threshold}: expected a number between 0 and 1, both excluded")
     if not isinstance(sentences, Iterable):
@@ -143,7 +142,7 @@ class Segmentation:
     Iterating gives one `SegmentedFrame` after the other. The network sees every frame once: masks are kept, compressed,
     in memory and beyond 64 MiB in a temporary file, and a second look at a frame only decodes it again. Frames of an
     iterator or of a live source cannot be decoded again; their masks can be asked for as often as wanted. For one
-    thread at a time; `close`, or the end of a `with` block, frees everything.
+    thread at a time; `close`, or the end of a `with` block, frees everything, and then only the attributes are left.
 
     Attributes:
         sentences: E sentences.
@@ -162,15 +161,17 @@ class Segmentation:
         self._kept = _MaskStore(len(sentences), media.frame_size)
         self._computing = self._compute()
         self._error: Exception | None = None
+        self._closed = False
 
     def __iter__(self) -> Iterator[SegmentedFrame]:
         """Yield the frames from the first one on.
 
         Raises:
-            InputError: a frame cannot be decoded; those before it were yielded.
+            InputError: a frame cannot be decoded; those before it were yielded. Or the result was closed.
         """
         again: Iterator[Frame] | None = None
         for index in itertools.count():
+            self._check_open()
             if index == len(self._kept):
                 computed = self._advance()
                 if computed is None:
@@ -186,6 +187,7 @@ class Segmentation:
     @property
     def masks(self) -> np.ndarray:
         """(T, E, H, W) bool: the masks of all frames; T x E x H x W bytes."""
+        self._check_open()
         while self._advance() is not None:
             pass
         height, width = self.media.frame_size
@@ -203,10 +205,11 @@ class Segmentation:
             the path of result.json.
 
         Raises:
-            InputError: a frame cannot be decoded (what comes before it is written), the folder cannot be written to, or
-                the results would replace the video.
+            InputError: a frame cannot be decoded (what comes before it is written), the folder cannot be written to,
+                the results would replace the video, or the result was closed.
             OSError: a file that cannot be written.
         """
+        self._check_open()
         results = ResultFolder(writable_folder(folder), self.sentences, self.media.fps, self._window, self.media.path)
         error: BaseException | None = None
         try:
@@ -217,7 +220,8 @@ class Segmentation:
         return conclude(results, error, lambda complete: {"input": describe_input(self.media), "complete": complete})
 
     def close(self) -> None:
-        """Stop decoding and forget the masks."""
+        """Stop decoding and forget the masks. Asking for them, or for frames, raises InputError from then on."""
+        self._closed = True
         self._computing.close()
         self._kept.close()
 
@@ -226,6 +230,10 @@ class Segmentation:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError("this result is closed: call segment again")
 
     def _frame(self, index: int, frame: Frame, masks: np.ndarray, scores: tuple[float, ...]) -> SegmentedFrame:
         return SegmentedFrame(index, self.media.frame_name(index), frame, masks, scores, self.sentences)
@@ -296,17 +304,26 @@ def _open(video: Video, fps: float | None, window: int) -> Media:
         video = open_source(str(video), fps)
     if isinstance(video, Media):
         return video
-    rate = _ARRAY_FPS if fps is None else Fraction(fps).limit_denominator(1_000_000)
+    rate = exact_rate(fps) or _ARRAY_FPS
     if isinstance(video, LiveSource):
         source = video
         return Media(video.path, "video", video.frame_size, rate, None, None, _once(_read_live(source, window)))
-    if isinstance(video, np.ndarray) and video.ndim == 3:
-        return Media("array", "image", video.shape[:2], None, 1, None, lambda: iter((video,)))
+    if isinstance(video, np.ndarray) and video.ndim != 4:
+        frame = video
+        return Media("array", "image", _size_of(frame), None, 1, None, lambda: iter((frame,)))
     if isinstance(video, (np.ndarray, Sequence)):
         if not len(video):
             raise InputError("expected at least one frame, found none")
         sequence = video
-        return Media("array", "video", _size_of(video[0]), rate, len(video), None, lambda: iter(sequence))
+        size = _size_of(video[0])
+        for index, frame in enumerate(video if isinstance(video, (list, tuple)) else ()):  # others may decode
+            if (other := _size_of(frame)) != size:
+                raise InputError(
+                    f"frame {index} is {other[1]}x{other[0]}, the first one {size[1]}x{size[0]}: segment them apart"
+                )
+        return Media("array", "video", size, rate, len(video), None, lambda: iter(sequence))
+    if not isinstance(video, Iterable):
+        raise InputError(f"expected a path, a URL or frames of a video, found {video!r}")
     frames = iter(video)
     first = next(frames, None)
     if first is None:
@@ -315,8 +332,10 @@ def _open(video: Video, fps: float | None, window: int) -> Media:
 
 
 def _size_of(frame: Any) -> tuple[int, int]:
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
-        found = f"shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+    """(H, W) of a frame. Raises InputError for anything else."""
+    fits = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
+    if not fits or not frame.size:
+        found = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
     return frame.shape[0], frame.shape[1]
 

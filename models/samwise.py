@@ -21,6 +21,7 @@ from models.padding import Padding
 from models.sam2.hiera import PATCH_STRIDE
 from models.sam2.layers import band_rows, in_bands
 from models.sam2.mask_decoder import DecodedMask
+from models.sam2.prompt_encoder import SENTENCE_TOKENS
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
 from models.session import Session
 from models.text_encoder import TextEncoder
@@ -333,7 +334,8 @@ class SAMWISE(nn.Module, HubMixin):
         chosen = frame.of(samples)
         with torch.no_grad():  # CME learns from what the network shows, and does not teach the network
             image = self.sam.without_memory(chosen.map)
-            memoryless = self.sam.decode(image, chosen.prompts, chosen.fine, self._grid())
+            sentence = chosen.prompts[0][:, :SENTENCE_TOKENS]  # without verbs
+            memoryless = self.sam.decode(image, (sentence, None), chosen.fine, self._grid())
         logits = self.conditional_memory_encoder(pointer[samples].detach(), memoryless.early_token)
         return MemoryCheck(samples, logits, memoryless)
 

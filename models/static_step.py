@@ -22,6 +22,7 @@ from models.conditional_memory_encoder import switched_logits
 from models.sam2.mask_decoder import DecodedMask
 from models.sam2.memory_attention import MemoryAttentionLayer, RotaryAttention
 from models.sam2.position_encoding import rotary_table, rotate, sine_2d
+from models.sam2.prompt_encoder import SENTENCE_TOKENS
 from models.sam2.sam2 import FEATURE_STRIDE, SAM2
 from models.samwise import SAMWISE, FrameFeatures, Prompts
 
@@ -150,10 +151,13 @@ class StaticStep(nn.Module):
     def _decode_twice(
         self, conditioned: Tensor, features: Tensor, prompts: Prompts, fine: tuple[Tensor, Tensor]
     ) -> tuple[DecodedMask, DecodedMask]:
-        """With memory and without, as one batch: a GPU starts half as many kernels."""
+        """With memory and without (and then without verbs), as one batch: a GPU starts half as many kernels."""
         images = torch.cat([conditioned, self.sam.without_memory(features)])
         sparse, keep = prompts
-        both = (_twice(sparse), None if keep is None else _twice(keep))
+        if keep is not None:
+            sentence = torch.arange(keep.shape[1], device=keep.device) < SENTENCE_TOKENS
+            keep = torch.cat([keep, sentence.expand_as(keep)])
+        both = (_twice(sparse), keep)
         return self.sam.decode(images, both, (_twice(fine[0]), _twice(fine[1])), (self.side, self.side)).halves()
 
     def _choose(self, pointer: Tensor, memoryless: DecodedMask, state: StreamState) -> Tensor:

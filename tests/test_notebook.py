@@ -14,9 +14,11 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 from datasets.media import open_media
 from models.model_folder import read_folder_config
+from tests import media_files
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NOTEBOOK = REPOSITORY / "notebooks" / "quickstart.ipynb"
@@ -53,15 +55,21 @@ def test_it_is_stored_without_outputs() -> None:
         assert cell.cell_type == "markdown" or (cell.outputs, cell.execution_count) == ([], None)
 
 
+def execute(settings: str) -> Any:
+    """The notebook after all cells have run, with these lines after the settings."""
+    notebook = read()
+    (place,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(settings))
+    folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    NotebookClient(notebook, timeout=KERNEL_SECONDS, kernel_name="python3", resources=folder).execute()
+    return notebook
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_jupyter")
 def test_every_cell_runs(tmp_path: Path) -> None:
-    notebook, output = read(), tmp_path / "output"
-    (settings,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
-    own = f"OUTPUT = Path({str(output)!r})"
-    notebook.cells.insert(settings + 1, nbformat.v4.new_code_cell(own))
-    folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, timeout=KERNEL_SECONDS, kernel_name="python3", resources=folder).execute()
+    output = tmp_path / "output"
+    notebook = execute(f"OUTPUT = Path({str(output)!r})")
 
     record = json.loads((output / "result.json").read_text("utf-8"))
     sentences = [prompt["text"] for prompt in record["prompts"]]
@@ -82,4 +90,25 @@ def test_every_cell_runs(tmp_path: Path) -> None:
     with av.open(str(output / "all_prompts.mp4")) as video:
         assert len(list(video.decode(video=0))) == count
     assert picture(shown(notebook, "stream", "image/png")).shape == (height, width, 3)
+    assert "the session needs at most" in shown(notebook, "stream", "text/plain")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_jupyter")
+@pytest.mark.parametrize("frames", [0, 3])
+def test_an_image_and_a_video_shorter_than_a_window_do_too(tmp_path: Path, frames: int) -> None:
+    source, output = tmp_path / ("video.mp4" if frames else "image.png"), tmp_path / "output"
+    if frames:
+        media_files.write_video(source, frames)
+    else:
+        Image.fromarray(media_files.picture(48, 64)).save(source)
+    notebook = execute(f"VIDEO = {str(source)!r}; OUTPUT = Path({str(output)!r})")
+    count = max(frames, 1)
+    assert ast.literal_eval(shown(notebook, "segment", "text/plain"))[::2] == (count, 48)
+    assert picture(shown(notebook, "overlays", "image/png")).shape == (count * 48, 64, 3)
+    if frames:
+        assert "base64" in shown(notebook, "play", "text/html")
+    else:
+        assert picture(shown(notebook, "play", "image/png")).shape == (48, 64, 3)
+    assert picture(shown(notebook, "stream", "image/png")).shape == (48, 64, 3)
     assert "the session needs at most" in shown(notebook, "stream", "text/plain")

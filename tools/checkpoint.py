@@ -1,9 +1,9 @@
 """Look into weight files and convert SAMWISE checkpoints between the published and the compact format.
 
-    python tools/checkpoint.py inspect FILE_OR_ROBERTA_FOLDER [--keys]
+    python tools/checkpoint.py inspect FILE_OR_FOLDER [--keys]
     python tools/checkpoint.py to-compact PUBLISHED OUT
     python tools/checkpoint.py to-published COMPACT OUT --base PUBLISHED
-    python tools/checkpoint.py to-published COMPACT OUT [--sam2_weights FILE] [--roberta FOLDER]
+    python tools/checkpoint.py to-published COMPACT OUT [--sam2_weights FILE_OR_FOLDER] [--roberta FOLDER]
 
 A conversion keeps every bit of every tensor that the target format holds.
 """
@@ -38,12 +38,14 @@ from models.checkpoint_keys import (
     PATCH_EMBED,
     detect_sam2_version,
     is_ignored,
+    is_trainable,
     part_of,
 )
+from models.model_folder import CONFIG_FILE, FORMAT, is_folder, read_folder, require_shipped
 from models.samwise import SAMWISE
 from util.command_line import Parser
 from util.errors import InputError, run_script
-from util.paths import atomic_write, is_url
+from util.paths import atomic_write, is_url, read_json_object
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="inspect and convert weight files")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect_parser = commands.add_parser("inspect", help="show what a weight file of any kind holds")
-    inspect_parser.add_argument("file", help="a weight file, its URL, or a folder with RoBERTa")
+    inspect_parser.add_argument("file", help="a weight file, its URL, or a folder: with a model or RoBERTa")
     inspect_parser.add_argument("--keys", action="store_true", help="list every tensor")
     compact_parser = commands.add_parser("to-compact", help="keep what training changes, about 20 MB")
     compact_parser.add_argument("published", help="a checkpoint that holds everything")
@@ -60,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     published_parser.add_argument("compact", help="a compact checkpoint")
     published_parser.add_argument("out", type=Path, help="the .pth file to write")
     published_parser.add_argument("--base", help="published checkpoint that gives the frozen tensors")
-    published_parser.add_argument("--sam2_weights", help="without --base: official SAM 2 file (default: pretrain/...)")
-    published_parser.add_argument("--roberta", help="without --base: RoBERTa folder (default: pretrain/roberta-base)")
+    sam2_help = "without --base: official SAM 2 file, or model folder (default: pretrain/...; nano: pretrained/nano)"
+    published_parser.add_argument("--sam2_weights", help=sam2_help)
+    roberta_help = "without --base: RoBERTa folder (default: pretrain/roberta-base, or the model folder)"
+    published_parser.add_argument("--roberta", help=roberta_help)
     args = parser.parse_args(argv)
     if args.command == "inspect":
         print("\n".join(inspect(args.file, args.keys)))
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def inspect(path: str, list_keys: bool = False) -> Iterable[str]:
     """The lines of a report on a weight file: its kind, its parts, and what it says about its architecture."""
-    checkpoint = read_roberta(path) if not is_url(path) and Path(path).is_dir() else read_checkpoint(path)
+    checkpoint = _read(path)
     state = published_state(checkpoint)
     version = detect_sam2_version(state)
     yield f"{checkpoint.path}: {checkpoint.kind} weights" + (f", --sam2_version {version}" if version else "")
@@ -95,6 +99,13 @@ def inspect(path: str, list_keys: bool = False) -> Iterable[str]:
     if list_keys:
         for key, tensor in checkpoint.state.items():
             yield f"{key}  {list(tensor.shape)}  {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _read(path: str) -> Checkpoint:
+    if is_url(path) or not Path(path).is_dir():
+        return read_checkpoint(path)
+    config = read_json_object(Path(path) / CONFIG_FILE) or {}
+    return read_folder(path).checkpoint if config.get("format") == FORMAT else read_roberta(path)
 
 
 def _figures(tensors: Iterable[Tensor]) -> str:
@@ -126,8 +137,9 @@ def to_published(compact: str, out: Path, base: str | None, sam2_weights: str | 
         compact: the compact checkpoint.
         out: the file to write: {"model": tensors, "args": the architecture's arguments}.
         base: a published checkpoint that gives the frozen tensors, or None.
-        sam2_weights: without `base`, the official SAM 2 file; None for the one in `pretrain`.
-        roberta: without `base`, a RoBERTa folder; None for the one in `pretrain`.
+        sam2_weights: without `base`, the official SAM 2 file, or a model folder; None for the file in `pretrain`, or
+            the folder of a version that is part of the repository.
+        roberta: without `base`, a RoBERTa folder; None for the model folder, or the one in `pretrain`.
 
     Raises:
         InputError: an input of another kind, or a base that does not fit the compact checkpoint.
@@ -144,8 +156,7 @@ def to_published(compact: str, out: Path, base: str | None, sam2_weights: str | 
             raise InputError(f"--base {base}: expected a published checkpoint, found {source.kind} weights")
         frozen = published_state(source)
     else:
-        frozen = {"text_encoder._float_tensor": torch.zeros(1), f"{FAIRSEQ_ENCODER}version": torch.full((1,), 3.0)}
-        frozen |= published_state(read_roberta(roberta)) | published_state(read_sam2(sam2_weights, config.sam2))
+        frozen = _frozen_state(config, sam2_weights, roberta)
     model = _empty_model(config)
     state = {key: trained.state.get(key, tensor) for key, tensor in frozen.items()} | dict(trained.state)
     report = load_checkpoint(model, Checkpoint(Path(base or out), "samwise", state), allow_fresh=False)
@@ -153,6 +164,18 @@ def to_published(compact: str, out: Path, base: str | None, sam2_weights: str | 
         raise InputError(f"{base} lacks {report.from_base[0]}, which the compact checkpoint needs; give another --base")
     with atomic_write(out) as handle:
         torch.save({"model": state, "args": argparse.Namespace(**arguments_of(config))}, handle)
+
+
+def _frozen_state(config: ModelConfig, sam2_weights: str | None, roberta: str | None) -> dict[str, Tensor]:
+    """What training does not change, under published names, from base weights or from a model folder."""
+    unread = {"text_encoder._float_tensor": torch.zeros(1), f"{FAIRSEQ_ENCODER}version": torch.full((1,), 3.0)}
+    source = sam2_weights or require_shipped(config.sam2.name)
+    if source is None or not is_folder(source):
+        sam2 = published_state(read_sam2(sam2_weights, config.sam2))
+        return unread | published_state(read_roberta(roberta)) | sam2
+    state = published_state(read_folder(source).checkpoint)
+    frozen = {key: tensor for key, tensor in state.items() if not is_trainable(key)}
+    return unread | frozen | (published_state(read_roberta(roberta)) if roberta else {})
 
 
 def _empty_model(config: ModelConfig) -> SAMWISE:
@@ -170,6 +193,11 @@ def infer_config(checkpoint: Checkpoint) -> ModelConfig:
         InputError: no SAM 2 of an official size in it, or no adapters.
     """
     state = published_state(checkpoint)
+    if all(map(is_trainable, state)):
+        raise InputError(
+            f"{checkpoint.path} holds only what training changes, as checkpoint_N.pth of a training does: give its "
+            "last.pth (written at the end) or best.pth, which hold everything"
+        )
     version = detect_sam2_version(state)
     adapters = sorted(
         key for key in state if key.startswith("cmt_adapters.") and key.endswith("proj_vis_down.0.weight")

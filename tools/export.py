@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--expressions", type=positive_int, default=16, help="sentences at most (default: 16)")
     args = parser.parse_args(argv)
     writable_folder(args.out)
-    model = load(args.model, device=resolve_device(args.device), config=_published_config(args.model))
+    model = load(args.model, device=resolve_device(args.device, fall_back=False), config=_published_config(args.model))
     write_export(model, args.out, window=args.window, expressions=args.expressions, aot=args.aot)
     difference = check_export(model, args.out)
     for path in sorted(args.out.iterdir()):

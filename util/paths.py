@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
@@ -11,7 +12,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from os import fsync
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -26,6 +27,9 @@ TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp(\..*)?")  # what `atomic_path` leaves behind at kill -9
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# User and password: up to the last @ of the authority, or of the whole URL where they hold an unescaped / ? or #.
+_USER = re.compile(rf"({_SCHEME.pattern})([^/?#]*|[^/?#@:\[]*:(?!\d*([/?#]|$)).*)@", re.DOTALL)
+_SECRET = re.compile(r"(?<=[?&;#])([^?&;#=]*(?:pass|pwd|token|key|secret|auth)[^?&;#=]*=)[^&#]*", re.IGNORECASE)
 
 
 class _UrlHandler(HTTPURLHandler):
@@ -36,7 +40,8 @@ class _UrlHandler(HTTPURLHandler):
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
-        name = re.sub(r"[^\w.-]", "_", unquote(urlsplit(path).path).rsplit("/", 1)[-1])[-100:] or "file"
+        name = unquote(urlsplit(_without_user(path)[0]).path).rsplit("/", 1)[-1]
+        name = re.sub(r"[^\w.-]", "_", name)[-100:] or "file"
         cached = Path(get_cache_dir(cache_dir)) / hashlib.sha256(path.encode()).hexdigest()[:20] / name
         cached.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(cached)):
@@ -46,7 +51,7 @@ class _UrlHandler(HTTPURLHandler):
 
 
 def _download(url: str, target: Path) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, atomic_write(target) as handle:
+    with open_url(url, TIMEOUT_SECONDS) as response, atomic_write(target) as handle:
         length = response.headers.get("Content-Length")
         total = int(length) if length is not None else None
         with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=target.name) as bar:
@@ -55,6 +60,37 @@ def _download(url: str, target: Path) -> None:
                 bar.update(len(chunk))
         if total is not None and bar.n != total:
             raise OSError(f"the connection closed after {bar.n} of {total} bytes")
+
+
+def open_url(url: str, timeout: float) -> HTTPResponse:
+    """Ask for an http(s) URL. A user and password in it go to its host alone, as Basic authentication (RFC 7617).
+
+    Raises:
+        OSError, HTTPException, ValueError: of urllib; their messages hold no password but one in the query.
+    """
+    address, user = _without_user(url)
+    request = urllib.request.Request(address)
+    if user is not None:
+        pair = ":".join(unquote(part) for part in user.split(":", 1))
+        token = base64.b64encode(pair.encode()).decode("ascii")
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+    return response
+
+
+def hide_secrets(path: str) -> str:
+    """A path or URL as it may be shown: without user and password, and without secret values in its query."""
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", path)) if is_url(path) else path
+
+
+def _without_user(url: str) -> tuple[str, str | None]:
+    """The URL without `user:password@`, and what stood before the @."""
+    found = _USER.match(url)
+    if found is None:
+        return url, None
+    if re.search("[/?#]", found[2]):
+        raise ValueError("in a user name or password, write %2F for /, %3F for ? and %23 for #")
+    return found[1] + url[found.end() :], found[2]
 
 
 @functools.cache
@@ -86,13 +122,16 @@ def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     if not is_url(path):
         return Path(path)
     url = str(path)
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"{url}: only http:// and https:// URLs can be read; download the file and give its path")
+    if not url.lower().startswith(("http://", "https://")):
+        raise InputError(
+            f"{hide_secrets(url)}: only http:// and https:// URLs can be read; download the file and give its path"
+        )
     options = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
     try:
         return Path(path_manager().get_local_path(url, **options))
     except (OSError, HTTPException, ValueError) as error:  # an incomplete read, a refused host, a malformed URL
-        raise InputError(f"{url} cannot be downloaded ({error}); check the address and the connection") from error
+        shown, reason = hide_secrets(url), _SECRET.sub(r"\1***", str(error))
+        raise InputError(f"{shown} cannot be downloaded ({reason}); check the address and the connection") from error
 
 
 @contextmanager

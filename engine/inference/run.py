@@ -73,6 +73,11 @@ def run_benchmark(
         KeyboardInterrupt: Ctrl-C or SIGTERM. In all these cases what is finished stays, and the next run goes on.
     """
     _check_sentences(model, benchmark.dataset)
+    if options.protocol == "paper" and options.eval_clip_window == 1:
+        logger.warning(
+            "--protocol paper treats a clip of one frame as an image: with --eval_clip_window 1 no frame remembers "
+            "another; --protocol fixed keeps the memory"
+        )
     run = _Run(model, benchmark, options, processes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_as_interrupt())

@@ -79,6 +79,11 @@ def _read_records(folder: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{folder} holds shards that are not merged yet; run the inference with --merge first")
         return {}
     record = read_object(folder / RECORD, "run the inference again")
+    if "steps" in record and "identity" not in record:
+        raise InputError(
+            f"{folder}: expected the results of an inference, found a training; tools/plot_log.py draws its curves, "
+            "and its evaluations are in the folder evaluation"
+        )
     if record.get("complete") is not True:
         raise InputError(f"{folder / RECORD} says that the run is not finished; run the same command again to go on")
     records = {RECORD: record}
@@ -98,6 +103,11 @@ def _data_set(folder: Path, records: Mapping[str, Mapping[str, Any]], given: Map
             )
         return benchmark, given.get("split", _USUAL_SPLITS[benchmark])
     identity = records[RECORD].get("identity")
+    if isinstance(identity, dict) and _DATA_SET not in identity and (folder / "results").is_dir():
+        raise InputError(
+            f"{folder}: expected the run of a video benchmark, found RefCOCO, which has no report; scores.json and "
+            "results/*/*/expressions.csv hold its scores"
+        )
     names = str(identity.get(_DATA_SET) if isinstance(identity, dict) else None).split()
     if len(names) != 2 or names[0] not in BENCHMARKS:
         raise InputError(

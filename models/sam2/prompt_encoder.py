@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from models.sam2.layers import MLP
 from models.sam2.position_encoding import RandomFourierEncoding
 
+SENTENCE_TOKENS = 3  # two "not a point" embeddings and the sentence
+
 
 class PromptEncoder(nn.Module):
     """See the module's first line.

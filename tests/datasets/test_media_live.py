@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +63,20 @@ def test_containers_on_standard_input(
         source.read(4, drop=False)
 
 
+@pytest.mark.parametrize("muxer", [{}, {"movflags": "faststart"}])
+def test_mp4_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, muxer: dict[str, str]) -> None:
+    """More of it than FFmpeg keeps: it cannot go back to the frames when it has come to an index at the end."""
+    options: dict[str, Any] = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "muxer": muxer}
+    data = write_video(tmp_path / "a.mp4", 20, (480, 640), **options).read_bytes()
+    assert len(data) > 2 * 32768
+    with piped(monkeypatch, lambda pipe: pipe.write(data)):
+        if muxer:
+            assert len(taken(open_live("-").read(8, drop=False))) == 20
+            return
+        with pytest.raises(InputError, match=r"broke off .*; an MP4 on standard input has to be fragmented"):
+            open_live("-")
+
+
 @pytest.mark.parametrize(("fps", "rate"), [(None, 25), (5, 5)])
 def test_bare_jpegs_on_standard_input(monkeypatch: pytest.MonkeyPatch, fps: float | None, rate: int) -> None:
     with piped(monkeypatch, lambda pipe: pipe.write(b"".join(map(jpeg, range(7))))):
@@ -74,6 +93,45 @@ def test_mjpeg_over_http() -> None:
         assert [number_of(frame.pixels) for frame in frames] == list(range(12))
         again = taken(source.read(4, drop=False))
         assert len(again) == 12
+
+
+@contextlib.contextmanager
+def guarded_camera(user: str) -> Iterator[str]:
+    """The address of a camera that sends three JPEGs to whoever gives this `name:password`."""
+    token = base64.b64encode(user.encode()).decode()
+
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.headers["Authorization"] == f"Basic {token}"
+            self.send_response(200 if known else 401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the reader has gone
+                self.wfile.write(b"".join(part(jpeg(number)) for number in range(3)) if known else b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/stream.mjpg"
+        server.shutdown()
+
+
+def test_mjpeg_over_http_with_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is asked with it what it sends, and no message tells it."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    with guarded_camera("me:p@ss/word") as plain:
+        address = plain.replace("http://", "http://me:p%40ss%2Fword@")
+        source = open_source(address)
+        assert isinstance(source, LiveSource)
+        assert source.path == plain.replace("http://", "http://***@")
+        assert [number_of(frame.pixels) for frame in taken(source.read(4, drop=False))] == [0, 1, 2]
+        for wrong in ("me:other@", "me:p@ther@", "me:o/ther@"):
+            with pytest.raises(InputError, match=r"http://\*\*\*@127.* cannot be downloaded") as caught:
+                open_source(plain.replace("http://", f"http://{wrong}") + "?pwd=other")
+            assert "ther" not in str(caught.value)
 
 
 def test_rtsp(tmp_path: Path) -> None:

@@ -111,17 +111,26 @@ def failing_media(frames: int, error: BaseException) -> Media:
 
 
 @pytest.mark.parametrize(
-    "error", [InputError("frame 6 is damaged"), OSError("disk gone"), KeyboardInterrupt(), UnexpectedError()]
+    ("error", "done"),
+    [
+        (InputError("frame 6 is damaged"), 6),
+        (OSError("disk gone"), 6),
+        (KeyboardInterrupt(), 4),
+        (UnexpectedError(), 4),
+    ],
 )
-def test_what_was_done_before_an_error_is_complete(micro_model: SAMWISE, tmp_path: Path, error: BaseException) -> None:
+def test_what_was_done_before_an_error_is_complete(
+    micro_model: SAMWISE, tmp_path: Path, error: BaseException, done: int
+) -> None:
+    """All frames before one that cannot be had; whole clips before Ctrl-C and defects."""
     with pytest.raises(type(error)) as caught:
         segment_media(micro_model, failing_media(6, error), ["one", "two"], tmp_path, window=4, progress=False)
     assert caught.value is error
     record = json.loads((tmp_path / "result.json").read_text())
     assert record["complete"] is False
-    assert record["frames"] == ["00000", "00001", "00002", "00003"]  # the first clip
+    assert record["frames"] == [f"{number:05d}" for number in range(done)]
     for name in ("one.mp4", "two.mp4", "all_prompts.mp4"):
-        assert len(list(open_media(str(tmp_path / name)))) == 4
+        assert len(list(open_media(str(tmp_path / name)))) == done
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -168,7 +177,7 @@ def test_names_that_are_no_text(micro_model: SAMWISE, tmp_path: Path) -> None:
 
 def test_error_before_the_first_result_leaves_nothing(micro_model: SAMWISE, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="damaged"):
-        segment_media(micro_model, failing_media(2, InputError("damaged")), ["one"], tmp_path, progress=False)
+        segment_media(micro_model, failing_media(0, InputError("damaged")), ["one"], tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 

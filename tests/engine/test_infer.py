@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,33 @@ def test_results_survive_a_bad_frame_that_follows_them(micro_model: SAMWISE) -> 
         session.feed([*frames[:5], np.zeros((2, 2, 3), np.uint8)])
     results = session.feed(frames[5:])
     torch.testing.assert_close(stacked(results + session.flush()), expected, rtol=0, atol=0)
+
+
+def test_results_that_nobody_has_taken_are_saved(micro_model: SAMWISE, tmp_path: Path) -> None:
+    session = open_session(micro_model, SENTENCES[:1], window=4)
+    with pytest.raises(InputError, match="frame 4 is"):
+        session.feed([*video(4), np.zeros((3, 3, 3), dtype=np.uint8)])
+    session.save(tmp_path / "state.pt")
+    restored = VideoSession.restore(micro_model, tmp_path / "state.pt")
+    expected, found = session.flush(), restored.flush()
+    assert [result.index for result in found] == [0, 1, 2, 3]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.logits, theirs.logits)
+        assert np.array_equal(ours.masks(), theirs.masks())
+
+
+@pytest.mark.parametrize("error", [InputError("it does not decode"), OSError("it is gone")])
+def test_what_comes_before_a_broken_frame_is_segmented(micro_model: SAMWISE, error: Exception) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield from video(6)
+        raise error
+
+    found: list[FrameResult] = []
+    with pytest.raises(type(error), match="it "):
+        found.extend(stream(micro_model, SENTENCES[:1], broken(), window=4))
+    expected = stream(micro_model, SENTENCES[:1], video(6), window=4)
+    assert len(found) == 6
+    assert all(torch.equal(ours.logits, theirs.logits) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_a_clip_that_failed_can_be_tried_again(micro_model: SAMWISE, monkeypatch: pytest.MonkeyPatch) -> None:

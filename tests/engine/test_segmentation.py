@@ -6,6 +6,7 @@ import doctest
 import itertools
 import json
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,26 @@ def test_interruption_is_not_taken_for_the_end(micro_model: SAMWISE) -> None:
         result.masks  # noqa: B018 (a property that computes)
 
 
+def test_nothing_can_be_asked_of_a_closed_result(micro_model: SAMWISE, video: Path, tmp_path: Path) -> None:
+    for frames in range(3):  # seen before
+        with segment(micro_model, video, SENTENCES, window=1) as result:
+            running = iter(result)
+            for _ in range(frames):
+                next(running)
+        for ask in (
+            lambda result=result: result.masks,
+            lambda result=result: list(result),
+            lambda result=result: list(result.overlay()),
+            lambda result=result: result.save(tmp_path / "out"),
+            lambda running=running: next(running),
+        ):
+            with pytest.raises(InputError, match="this result is closed: call segment again"):
+                ask()
+        result.close()
+        assert result.sentences == tuple(SENTENCES)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("video", "sentences", "message"),
     [
@@ -200,7 +221,24 @@ def test_interruption_is_not_taken_for_the_end(micro_model: SAMWISE) -> None:
         ([], "x", "at least one frame, found none"),
         (iter([]), "x", "at least one frame, found none"),
         (["a.png"], "x", "expected frames as uint8 arrays"),
-        (iter([np.zeros((8, 8), np.uint8)]), "x", r"expected frames as uint8 arrays .*found shape \(8, 8\)"),
+        (iter([np.zeros((8, 8), np.uint8)]), "x", r"expected frames as uint8 arrays .*found uint8 of shape \(8, 8\)"),
+        (
+            np.zeros((3, 8, 8, 3), np.float32),
+            "x",
+            r"expected frames as uint8 arrays .*found float32 of shape \(8, 8, 3\)",
+        ),
+        (np.zeros((3, 8, 8, 4), np.uint8), "x", r"expected frames as uint8 .*found uint8 of shape \(8, 8, 4\)"),
+        (np.zeros((3, 8, 10), np.uint8), "x", r"expected frames as uint8 .*found uint8 of shape \(3, 8, 10\)"),
+        (np.zeros((2, 3, 8, 8, 3), np.uint8), "x", r"expected frames as uint8 .*of shape \(2, 3, 8, 8, 3\)"),
+        (np.zeros((3, 0, 8, 3), np.uint8), "x", r"expected frames as uint8 .*of shape \(0, 8, 3\)"),
+        (np.array(5), "x", r"expected frames as uint8 .*of shape \(\)"),
+        ([picture(8, 8), picture(8, 8).astype(float)], "x", "expected frames as uint8 .*found float64"),
+        ([picture(8, 8), picture(8, 10)], "x", "frame 1 is 10x8, the first one 8x8"),
+        (iter([picture(8, 8).astype(float)]), "x", "expected frames as uint8 .*found float64"),
+        (deque(["a.png"]), "x", "expected frames as uint8 .*found str"),
+        (5, "x", "expected a path, a URL or frames of a video, found 5"),
+        (None, "x", "expected a path, a URL or frames of a video, found None"),
+        ("", "x", "expected the path or URL of an image.*found an empty text"),
     ],
 )
 def test_what_cannot_be_used_is_refused_at_once(micro_model: SAMWISE, video: Any, sentences: Any, message: str) -> None:
@@ -210,7 +248,7 @@ def test_what_cannot_be_used_is_refused_at_once(micro_model: SAMWISE, video: Any
 
 @pytest.mark.parametrize("value", [{"fps": -1}, {"fps": float("nan")}, {"threshold": 2}, {"threshold": 0}])
 def test_numbers_out_of_range(micro_model: SAMWISE, value: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=f"{next(iter(value))}=.*expected a number"):
+    with pytest.raises(InputError, match=f"{next(iter(value))}=.*expected (a number|0.001 to 1000 frames)"):
         segment(micro_model, picture(8, 8), SENTENCES, **value)
 
 

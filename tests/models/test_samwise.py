@@ -164,6 +164,20 @@ def test_verbs_are_further_prompts_and_their_padding_is_masked() -> None:
     torch.testing.assert_close(together[:, 1], plain[:, 1], rtol=1e-4, atol=1e-4)
 
 
+@torch.inference_mode()
+def test_cme_looks_without_memory_and_without_verbs() -> None:
+    model = build_micro(motion_prompt=True, cme_decision_window=1)
+    tokens, frames, found = pad_tokens(SENTENCES[:1]), random_clips(1, 3), []
+    for verbs in (torch.zeros_like(tokens.words), torch.ones_like(tokens.words)):
+        features, session = model.encode(frames, TokenBatch(tokens.ids, tokens.words, verbs)), model.new_session()
+        found.append([model.step(features.frame(t), session) for t in range(3)])
+    without, with_verbs = (predictions[2] for predictions in found)
+    assert without.check is not None
+    assert with_verbs.check is not None
+    torch.testing.assert_close(with_verbs.check.memoryless.logits, without.check.memoryless.logits)
+    assert not torch.allclose(with_verbs.decoded.logits, without.decoded.logits)
+
+
 @pytest.mark.parametrize("side", [64, 128, 192])
 def test_other_image_sizes(side: int) -> None:
     model = build_micro(sam2__image_size=side)

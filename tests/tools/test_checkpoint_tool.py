@@ -12,7 +12,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from configs.schema import shipped_folder
+from engine.train.checkpoints import CheckpointStore
+from engine.train.weights import complete_state, trained_state
 from models.checkpoint import load_weights, read_checkpoint, save_compact
+from models.checkpoint_formats import arguments_of
 from models.checkpoint_keys import is_trainable
 from models.samwise import SAMWISE
 from tests.conftest import build_micro
@@ -97,6 +101,28 @@ def test_base_weights_make_a_published_checkpoint(micro_model: SAMWISE, tmp_path
     assert {"text_encoder._float_tensor", "text_encoder.model.encoder.sentence_encoder.version"} <= keys
 
 
+def test_nano_takes_its_frozen_weights_from_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checkpoints of a training, too: the last one holds everything, the others only what training changes."""
+    folder = shipped_folder("nano")
+    assert folder is not None
+    model = SAMWISE.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.cmt_adapters.parameters():
+            parameter.add_(0.01)
+    store, about = CheckpointStore(tmp_path / "checkpoints", 1), {"args": arguments_of(model.config)}
+    last = store.save_last({"model": complete_state(model, ()), **about}, epoch=1, iteration=2)
+    part = store.save({"model": trained_state(model), **about}, epoch=1, iteration=2)
+    compact, whole = tmp_path / "c.safetensors", [tmp_path / "default.pth", tmp_path / "folder.pth"]
+    with pytest.raises(InputError, match=r"holds only what training changes, .* give its last\.pth"):
+        main(["to-compact", str(part), str(compact)])
+    main(["to-compact", str(last), str(compact)])
+    monkeypatch.chdir(tmp_path)  # no pretrain here
+    main(["to-published", str(compact), str(whole[0])])
+    main(["to-published", str(compact), str(whole[1]), "--sam2_weights", str(folder)])
+    for path in whole:
+        assert_same_tensors(path, last)
+
+
 def test_inspect_prints_the_parts_and_the_arguments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], micro_model: SAMWISE
 ) -> None:
@@ -115,6 +141,9 @@ def test_inspect_prints_the_parts_and_the_arguments(
     assert "model.safetensors: roberta weights" in capsys.readouterr().out
     main(["inspect", str(save_sam2(tmp_path / "sam2.pt", micro_model))])
     assert "no stored arguments" in capsys.readouterr().out
+    micro_model.save_pretrained(tmp_path / "folder")
+    main(["inspect", str(tmp_path / "folder")])
+    assert "folder/model.safetensors: samwise weights" in capsys.readouterr().out
     save_compact(tmp_path / "c.safetensors", micro_model)
     main(["inspect", str(tmp_path / "c.safetensors")])
     assert "stored configuration:" in capsys.readouterr().out

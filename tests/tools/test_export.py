@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,7 +215,50 @@ def test_a_truncated_frame_is_one_line_and_masks_before_it_stay(refused: Refused
     (frames / "00006.png").unlink()
     (frames / "00006.jpg").write_bytes(whole.read_bytes()[:-200])
     assert "00006.jpg: the image cannot be decoded" in refused(frames, tmp_path / "out", "it")
-    assert files_below(tmp_path / "out") == [f"0/{index:05d}.png" for index in range(4)]
+    assert files_below(tmp_path / "out") == [f"0/{index:05d}.png" for index in range(6)]
+
+
+def test_frames_come_in_natural_order_and_upright(
+    package: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames, seen = tmp_path / "frames", list[np.ndarray]()
+    frames.mkdir()
+    for number in range(12):
+        picture = Image.new("RGB", (40, 26), (20 * number, 0, 0))
+        if number == 3:
+            turned = Image.Exif()
+            turned[0x0112] = 6
+            picture.rotate(90, expand=True).save(frames / "3.png", exif=turned)
+        else:
+            picture.save(frames / f"{number}.png")
+    segment = package.Exported.segment
+
+    def spy(own: Any, sentences: list[str], given: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        def watched() -> Iterator[np.ndarray]:
+            for frame in given:
+                seen.append(frame)
+                yield frame
+
+        return segment(own, sentences, watched())
+
+    monkeypatch.setattr(package.Exported, "segment", spy)
+    package.main([str(frames), str(tmp_path / "out"), "it"])
+    assert [frame.shape for frame in seen] == [(26, 40, 3)] * 12
+    assert [int(frame[5, 5, 0]) for frame in seen] == [20 * number for number in range(12)]
+    with Image.open(tmp_path / "out" / "0" / "3.png") as mask:
+        assert mask.size == (40, 26)
+
+
+def test_frames_that_do_not_belong_together_are_one_line(refused: Refused, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    Image.new("RGB", (40, 26)).save(frames / "0.png")
+    Image.new("RGB", (40, 26)).save(frames / "0.jpg")
+    assert "0.jpg and 0.png would make masks of one name" in refused(frames, tmp_path / "out", "it")
+    Image.new("RGB", (41, 26)).save(frames / "1.png")
+    (frames / "0.jpg").unlink()
+    assert "0.png has 40x26 pixels and 1.png 41x26" in refused(frames, tmp_path / "out", "it")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mask_that_cannot_be_completed_leaves_the_older_one(

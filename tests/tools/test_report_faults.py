@@ -49,6 +49,19 @@ FAULTS: dict[str, tuple[Fault, list[str], str]] = {
         [],
         "does not name its data set",
     ),
+    "a training": (
+        lambda run: write_json(run / "run.json", {"command": "python main.py", "flags": {}, "steps": 4}),
+        [],
+        "expected the results of an inference, found a training",
+    ),
+    "RefCOCO": (
+        lambda run: (
+            (run / "results").mkdir(),
+            edit_json(run / "run.json", lambda record: record.update(identity={"--threshold": 0.5})),
+        )[1],
+        [],
+        "expected the run of a video benchmark, found RefCOCO",
+    ),
     "another benchmark": (lambda run: None, ["--dataset_file", "ytvos"], "run.json says mevis"),
     "another split": (lambda run: None, ["--split", "valid"], "run.json says valid_u"),
     "no data": (lambda run: None, ["--mevis_path", "nowhere"], "the folder is missing"),

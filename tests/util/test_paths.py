@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from util.errors import InputError
-from util.paths import atomic_path, atomic_write, atomic_write_json, local_path, path_manager, sha256_of
+from util.paths import atomic_path, atomic_write, atomic_write_json, hide_secrets, local_path, path_manager, sha256_of
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -23,6 +24,12 @@ class Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requested.append(self.path)  # type: ignore[attr-defined]
+        self.server.authorization = self.headers["Authorization"]  # type: ignore[attr-defined]
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to"))
+            self.end_headers()
+            return
         if self.path.endswith("short"):
             self.send_response(200)
             self.send_header("Content-Length", "100")
@@ -184,3 +191,60 @@ def test_failed_download_is_a_user_error_and_leaves_no_file(
 def test_bad_urls_are_user_errors(url: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=reason):
         local_path(url, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("password", ["secret", "p@ss", "p%40ss", "p[ss", "hüte", ""])
+def test_password_is_sent_as_basic_authentication(server: ThreadingHTTPServer, tmp_path: Path, password: str) -> None:
+    url = url_of(server, "a.bin").replace("http://", f"http://me:{password}@")
+    assert local_path(url, cache_dir=tmp_path / "cache").read_bytes() == b"served bytes"
+    kind, token = server.authorization.split()  # type: ignore[attr-defined]
+    assert (kind, base64.b64decode(token).decode()) == ("Basic", f"me:{password.replace('%40', '@')}")
+
+
+def test_password_does_not_go_where_the_host_redirects(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    local_path(url_of(server, "to/a.bin").replace("http://", "http://me:secret@"), cache_dir=tmp_path / "cache")
+    assert server.requested == ["/to/a.bin", "/a.bin"]  # type: ignore[attr-defined]
+    assert server.authorization is None  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://me:secret@127.0.0.1:{port}/missing",
+        "http://me:sec@ret@127.0.0.1:{port}/missing",
+        "http://me:sec/ret@127.0.0.1:{port}/missing",
+        "http://me:sec[ret@127.0.0.1:{port}/missing",
+        "http://127.0.0.1:{port}/missing?pwd=secret",
+        "http://127.0.0.1:{port}/missing?pwd=secret ret",
+        "ftp://me:secret@127.0.0.1:{port}/missing",
+    ],
+)
+def test_messages_hold_no_password(server: ThreadingHTTPServer, tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError) as caught:
+        local_path(path.format(port=server.server_port), cache_dir=tmp_path / "cache")
+    assert f"127.0.0.1:{server.server_port}/missing" in str(caught.value)
+    assert "sec" not in str(caught.value)
+    assert "ret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://user:p@ss@host/s", "rtsp://***@host/s"),
+        ("rtsp://user:a/b?c#d@host:554/s", "rtsp://***@host:554/s"),
+        ('RTSP://user:p"s\\s@host', "RTSP://***@host"),
+        ("http://user@host:80/a@b?c=d@e", "http://***@host:80/a@b?c=d@e"),
+        ("http://host:80/a@b", "http://host:80/a@b"),
+        ("http://[::1]:80/a@b", "http://[::1]:80/a@b"),
+        ("http://host/v.mjpg?user=admin&pwd=secret", "http://host/v.mjpg?user=admin&pwd=***"),
+        (
+            "http://host/v?Access_Token=a=b&API-KEY=c;passWord=d&x=1#auth=e",
+            "http://host/v?Access_Token=***&API-KEY=***&x=1#auth=***",
+        ),
+        ("http://host/v?passage&size=1", "http://host/v?passage&size=1"),
+        ("a folder/pwd=x@y?key=z", "a folder/pwd=x@y?key=z"),
+        ("camera:0", "camera:0"),
+    ],
+)
+def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
+    assert hide_secrets(url) == shown

@@ -22,6 +22,7 @@ import numpy as np
 if not __package__:  # run as a file: the project's folder has to be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from configs.flags import natural_int
 from datasets.video_index import fold
 from engine.results import VideoFile
 from tools.data.refshapes.files import encode_rle
@@ -69,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the clip and write its files."""
     parser = Parser(description="draw the clip of `make demo`, with its sentences and their truth")
     parser.add_argument("--out", type=Path, default=Path("docs/demo"), help="folder (default: docs/demo)")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of RefShapes (default: {SEED})")
-    parser.add_argument("--index", type=int, default=INDEX, help=f"number of the test video (default: {INDEX})")
+    parser.add_argument("--seed", type=natural_int, default=SEED, help=f"of RefShapes (default: {SEED})")
+    parser.add_argument("--index", type=natural_int, default=INDEX, help=f"number of the test video (default: {INDEX})")
     args = parser.parse_args(argv)
     prepare_worker()
     clip = build_video(args.seed, SPLIT, args.index, FRAMES, SIZE)

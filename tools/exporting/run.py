@@ -2,8 +2,9 @@
 
     python run.py FRAMES OUT "the red disc" "the blue square"
 
-FRAMES holds images of one size, whose names give their order. OUT gets SENTENCE/NAME.png, 0 and 255, with the sentences
-counted from 0. Needs torch, numpy, Pillow and tokenizers. interface.json describes the programs' inputs and outputs.
+FRAMES holds images of one size, whose names give their order, numbers by their value. OUT gets SENTENCE/NAME.png, 0 and
+255, with the sentences counted from 0. Needs torch, numpy, Pillow and tokenizers. What goes into the programs and comes
+out of them is in interface.json.
 
 Axes: E sentences, L tokens, T frames of a clip, S side of the network input, H and W of a frame, h and w resized.
 """
@@ -11,7 +12,9 @@ Axes: E sentences, L tokens, T frames of a clip, S side of the network input, H 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,11 +24,12 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from torch import Tensor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
 class InputError(ValueError):
@@ -113,17 +117,23 @@ class Exported:
             For every frame mask logits (E, h, w) at network resolution, the padding cropped away.
 
         Raises:
-            InputError: see `tokens`.
+            InputError: see `tokens`; or of `frames`, when all frames before it are segmented.
         """
         tokens, state = self.tokens(sentences), self.empty_state(len(sentences))
         clip: list[np.ndarray] = []
-        for frame in frames:
-            clip.append(frame)
-            if len(clip) == self.interface["image"]["window"]:
-                yield from self._segment_clip(clip, tokens, state)
-                clip = []
+        broken: InputError | None = None
+        try:
+            for frame in frames:
+                clip.append(frame)
+                if len(clip) == self.interface["image"]["window"]:
+                    yield from self._segment_clip(clip, tokens, state)
+                    clip = []
+        except InputError as error:
+            broken = error
         if clip:
             yield from self._segment_clip(clip, tokens, state)
+        if broken is not None:
+            raise broken
 
     @torch.inference_mode()
     def _segment_clip(
@@ -142,28 +152,58 @@ class Exported:
 
 
 def find_frames(folder: Path) -> list[Path]:
-    """The images of a folder, by name.
+    """The images of a folder, by name, numbers by their value.
 
     Raises:
-        InputError: no such folder, or no images in it.
+        InputError: no such folder, no images in it, images of several sizes, or two names but for the suffix.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    if not found:
         raise InputError(f"{folder}: expected images ({', '.join(sorted(SUFFIXES))}), found none")
+    parts = {path: re.split(r"([0-9]+)", path.name) for path in found}
+    paths = sorted(found, key=lambda path: [(int(part), part) if part.isdigit() else (0, part) for part in parts[path]])
+    first, stems = upright_size(paths[0]), dict[str, Path]()
+    for path in paths:
+        if (size := upright_size(path)) != first:
+            raise InputError(
+                f"{folder}: expected frames of one size, but {paths[0].name} has {first[1]}x{first[0]} pixels and "
+                f"{path.name} {size[1]}x{size[0]}: give one folder per size"
+            )
+        if path.stem in stems:
+            raise InputError(f"{folder}: {stems[path.stem].name} and {path.name} would make masks of one name")
+        stems[path.stem] = path
     return paths
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(H, W) of what `read_frame` returns, from the file's header.
+
+    Raises:
+        InputError: damaged or not an image.
+    """
+    with opened(path) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def read_frame(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB.
+    """(H, W, 3) uint8 RGB, upright (EXIF).
 
     Raises:
         InputError: damaged, truncated or not an image.
     """
+    with opened(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image; whatever goes wrong while it is read becomes an `InputError`."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            yield image
     except Exception as error:  # Pillow's decoders raise exceptions of many classes on damaged files
         raise InputError(f"{path}: the image cannot be decoded ({error}); is the file complete?") from error
 
@@ -202,10 +242,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     results = Exported(Path(__file__).resolve().parent).segment(args.sentences, map(read_frame, paths))
     for path, logits in zip(paths, results, strict=True):
-        with Image.open(path) as image:
-            size = (image.height, image.width)
-        masks = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0].sigmoid() > 0.5
-        for number, mask in enumerate(masks.cpu().numpy()):
+        large = F.interpolate(logits[:, None], upright_size(path), mode="bilinear", align_corners=False)[:, 0]
+        for number, mask in enumerate((large.sigmoid() > 0.5).cpu().numpy()):
             write_mask(args.out / str(number) / f"{path.stem}.png", mask)
     print(f"{len(paths)} frames, {len(args.sentences)} sentences: {args.out}")
 

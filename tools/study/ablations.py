@@ -37,7 +37,7 @@ CME_WINDOWS = {
     "cme-8": Variant("CME window 8", ("--cme_decision_window", "8")),
 }
 CLIP_WINDOWS = {
-    "clip-1": Variant("clips of 1 frame", ("--eval_clip_window", "1")),
+    "clip-1": Variant("clips of 1 frame", ("--eval_clip_window", "1", "--protocol", "fixed")),
     "clip-4": Variant("clips of 4 frames", ("--eval_clip_window", "4")),
     "": Variant("clips of 8 frames, as trained"),
 }
