@@ -240,6 +240,21 @@ def check_weights_given(args: argparse.Namespace, config: ModelConfig, training:
             logger.warning("no --resume checkpoint: what SAMWISE adds to SAM 2 is untrained, and masks are meaningless")
 
 
+def check_version(args: argparse.Namespace, stored: Mapping[str, Any]) -> None:
+    """Refuse a `--sam2_version` that is not that of the checkpoint's training, before its other flags are adopted.
+
+    Raises:
+        InputError: they differ.
+    """
+    version = stored.get("sam2_version")
+    if version in network_versions() and version != args.sam2_version:
+        source = "the checkpoint" if args.resume == "auto" else args.resume
+        raise InputError(
+            f"{source} does not fit --sam2_version {args.sam2_version}: it was trained with {version}; give "
+            f"--sam2_version {version}"
+        )
+
+
 def check_image_size(args: argparse.Namespace, config: ModelConfig) -> None:
     """Refuse a `--max_size` that is not the side of the network's input.
 
@@ -270,15 +285,10 @@ def network_from_args(
         training: see `check_weights_given`.
 
     Raises:
-        InputError: the checkpoint is of another version; and see `model_config_from_args`, `check_weights_given` and
-            `check_image_size`.
+        InputError: see `check_version`, `model_config_from_args`, `check_weights_given` and `check_image_size`.
     """
-    version = stored.get("sam2_version")
-    if version in network_versions() and args.sam2_version != version and stored_config is None:
-        raise InputError(
-            f"{'the checkpoint' if args.resume == 'auto' else args.resume} does not fit --sam2_version "
-            f"{args.sam2_version}: it was trained with {version}; give --sam2_version {version}"
-        )
+    if stored_config is None:
+        check_version(args, stored)
     adopt_stored_flags(args, stored)
     config = model_config_from_args(args, stored_config)
     check_weights_given(args, config, training)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.loading import network_versions
-from configs.schema import PRECISIONS, PROTOCOLS, SWITCH_MODES
+from configs.schema import FRAME_RATES, PRECISIONS, PROTOCOLS, SWITCH_MODES
 
 VIDEO_SETS = ("ytvos", "mevis", "davis")
 IMAGE_SETS = ("refcoco", "refcoco+", "refcocog", "all")
@@ -59,7 +59,11 @@ natural_int = _number(int, lambda value: value >= 0, "a whole number of at least
 port_number = _number(int, lambda value: 0 < value < 65536, "a port number, 1 to 65535")
 natural_float = _number(float, lambda value: value >= 0, "a number of at least 0")
 positive_float = _number(float, lambda value: value > 0, "a number above 0")
-frame_rate = _number(float, lambda value: 0.001 <= value <= 1000, "0.001 to 1000 frames per second")
+frame_rate = _number(
+    float,
+    lambda value: FRAME_RATES[0] <= value <= FRAME_RATES[1],
+    "{} to {} frames per second".format(*FRAME_RATES),
+)
 probability = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
 
 

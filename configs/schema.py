@@ -25,6 +25,7 @@ SHIPPED_VERSIONS = ("nano",)
 SWITCH_MODES = ("all_mask", "reweight", "avg")
 PROTOCOLS = ("paper", "fixed")
 PRECISIONS = ("fp32", "tf32", "bf16")
+FRAME_RATES = (0.001, 1000)  # the lowest and the highest that may be asked for, frames per second
 
 
 @dataclass(frozen=True)

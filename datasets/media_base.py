@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from configs.schema import FRAME_RATES
 from util.errors import InputError
 
 Frame = np.ndarray  # (H, W, 3) uint8 RGB
-SLOWEST, FASTEST = 0.001, 1000  # frames per second that may be asked for
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,26 @@ def exact_rate(fps: float | None) -> Fraction | None:
     """Frames per second that were asked for, as a ratio of numbers that files of videos can hold.
 
     Raises:
-        InputError: not from 0.001 to 1000.
+        InputError: outside of `FRAME_RATES`.
     """
     if fps is None:
         return None
-    if not SLOWEST <= fps <= FASTEST:
-        raise InputError(f"fps={fps}: expected {SLOWEST} to {FASTEST} frames per second")
+    lowest, highest = FRAME_RATES
+    if not lowest <= fps <= highest:
+        raise InputError(f"fps={fps}: expected {lowest} to {highest} frames per second")
     return Fraction(fps).limit_denominator(1_000_000)
+
+
+def size_of_frame(frame: Any) -> tuple[int, int]:
+    """(H, W) of a frame.
+
+    Raises:
+        InputError: it is no uint8 array (H, W, 3), or empty.
+    """
+    fits = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
+    if fits and not frame.size:
+        raise InputError(f"the frame is empty: {frame.shape[1]}x{frame.shape[0]}")
+    if not fits:
+        found = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
+    return frame.shape[0], frame.shape[1]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from util.errors import InputError
+from datasets.media_base import size_of_frame
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -99,12 +99,7 @@ def prepare_frame(frame: np.ndarray, side: int) -> ResizedFrame:
     Raises:
         InputError: the frame is anything else, or empty.
     """
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
-        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
-    size = (frame.shape[0], frame.shape[1])
-    if min(size) == 0:
-        raise InputError(f"the frame is empty: {size[1]}x{size[0]}")
+    size = size_of_frame(frame)
     return ResizedFrame(np.array(resize_frame(frame, evaluation_size(*size, side))), size)
 
 

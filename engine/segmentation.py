@@ -21,14 +21,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from configs.schema import ModelConfig
 from datasets.media import Frame, LiveSource, Media, open_source
-from datasets.media_base import exact_rate
+from datasets.media_base import exact_rate, size_of_frame
 from engine.demo import conclude, describe_input
 from engine.infer import open_session, stream
 from engine.results import ResultFolder
@@ -310,14 +309,14 @@ def _open(video: Video, fps: float | None, window: int) -> Media:
         return Media(video.path, "video", video.frame_size, rate, None, None, _once(_read_live(source, window)))
     if isinstance(video, np.ndarray) and video.ndim != 4:
         frame = video
-        return Media("array", "image", _size_of(frame), None, 1, None, lambda: iter((frame,)))
+        return Media("array", "image", size_of_frame(frame), None, 1, None, lambda: iter((frame,)))
     if isinstance(video, (np.ndarray, Sequence)):
         if not len(video):
             raise InputError("expected at least one frame, found none")
         sequence = video
-        size = _size_of(video[0])
+        size = size_of_frame(video[0])
         for index, frame in enumerate(video if isinstance(video, (list, tuple)) else ()):  # others may decode
-            if (other := _size_of(frame)) != size:
+            if (other := size_of_frame(frame)) != size:
                 raise InputError(
                     f"frame {index} is {other[1]}x{other[0]}, the first one {size[1]}x{size[0]}: segment them apart"
                 )
@@ -328,16 +327,7 @@ def _open(video: Video, fps: float | None, window: int) -> Media:
     first = next(frames, None)
     if first is None:
         raise InputError("expected at least one frame, found none")
-    return Media("iterator", "video", _size_of(first), rate, None, None, _once(itertools.chain((first,), frames)))
-
-
-def _size_of(frame: Any) -> tuple[int, int]:
-    """(H, W) of a frame. Raises InputError for anything else."""
-    fits = isinstance(frame, np.ndarray) and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
-    if not fits or not frame.size:
-        found = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise InputError(f"expected frames as uint8 arrays (height, width, 3), found {found}")
-    return frame.shape[0], frame.shape[1]
+    return Media("iterator", "video", size_of_frame(first), rate, None, None, _once(itertools.chain((first,), frames)))
 
 
 def _read_live(source: LiveSource, window: int) -> Iterator[Frame]:

@@ -110,16 +110,6 @@ def test_the_protocol_decides_about_a_last_clip_of_one_frame(
     assert all(name.startswith("nine/") and name.endswith("00008.png") for name in differing)
 
 
-@pytest.mark.parametrize(("protocol", "warnings"), [("paper", 1), ("fixed", 0)])
-def test_frames_that_forget_each_other_are_warned_of(
-    hidden: VideoDataset, micro_model: SAMWISE, tmp_path: Path, caplog: pytest.LogCaptureFixture,
-    protocol: str, warnings: int,
-) -> None:  # fmt: skip
-    options = InferenceOptions(num_workers=0, eval_clip_window=1, protocol=protocol)
-    run_benchmark(micro_model, ExpressionBenchmark(hidden, tmp_path), options)
-    assert caplog.text.count("no frame remembers another; --protocol fixed keeps the memory") == warnings
-
-
 def test_the_folder_of_a_run(reference: Path) -> None:
     run = json.loads((reference / "run.json").read_text())
     assert run["complete"] is True

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from datasets.mevis import open_mevis
+from engine.inference.benchmarks import ExpressionBenchmark
+from engine.inference.options import InferenceOptions
+from engine.inference.run import run_benchmark
 from engine.inference.start import compiler_options
+from models.samwise import SAMWISE
+from tests import miniature
 from util.errors import InputError
 
 GPU, CPU = torch.device("cuda:1"), torch.device("cpu")
@@ -35,3 +42,13 @@ def test_options_of_the_compiler(flags: dict[str, Any], device: torch.device, op
 def test_cuda_graphs_need_a_gpu_and_a_compiled_network(compiled: bool, device: torch.device, found: str) -> None:
     with pytest.raises(InputError, match=f"expected --compile and a CUDA device, found {found}"):
         compiler_options({"compile": compiled, "cuda_graphs": True}, device)
+
+
+@pytest.mark.parametrize(("protocol", "warnings"), [("paper", 1), ("fixed", 0)])
+def test_frames_that_forget_each_other_are_warned_of(
+    micro_model: SAMWISE, tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: str, warnings: int
+) -> None:
+    miniature.write_mevis(tmp_path / "data", "valid", {"three": (3, (24, 32))})
+    options = InferenceOptions(num_workers=0, eval_clip_window=1, protocol=protocol)
+    run_benchmark(micro_model, ExpressionBenchmark(open_mevis(tmp_path / "data", "valid"), tmp_path / "run"), options)
+    assert caplog.text.count("no frame remembers another; --protocol fixed keeps the memory") == warnings

@@ -24,6 +24,7 @@ from typing import Any
 if not __package__:  # run as a file: the project's folder has to be found
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from configs.flags import frame_rate
 from engine.scoring.pool import ScorePool
 from engine.scoring.tables import text_table
 from tools.data.importing.convert import Options, Task, convert, inspect
@@ -49,14 +50,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--valid_share", type=float, default=0.2, help="part of the other videos that goes to valid_u (default: 0.2)"
     )
-    parser.add_argument("--fps", type=float, help="frames per second to keep (default: all)")
+    parser.add_argument("--fps", type=frame_rate, help="frames per second to keep (default: all)")
     parser.add_argument("--max_side", type=int, help="reduce frames whose longer side has more pixels (default: none)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     args = parser.parse_args(argv)
     if not 0 <= args.valid_share < 1:
         parser.error(f"--valid_share is {args.valid_share}, expected at least 0 and below 1")
-    if args.fps is not None and not 0 < args.fps < float("inf"):
-        parser.error(f"--fps is {args.fps}, expected a number above 0")
     for name in ("max_side", "workers"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} is {getattr(args, name)}, expected at least 1")

@@ -240,9 +240,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: expected a folder for the masks, found a file; give another path")
     args.out.mkdir(parents=True, exist_ok=True)
+    size = upright_size(paths[0])  # of all of them
     results = Exported(Path(__file__).resolve().parent).segment(args.sentences, map(read_frame, paths))
     for path, logits in zip(paths, results, strict=True):
-        large = F.interpolate(logits[:, None], upright_size(path), mode="bilinear", align_corners=False)[:, 0]
+        large = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         for number, mask in enumerate((large.sigmoid() > 0.5).cpu().numpy()):
             write_mask(args.out / str(number) / f"{path.stem}.png", mask)
     print(f"{len(paths)} frames, {len(args.sentences)} sentences: {args.out}")
