@@ -1,6 +1,6 @@
-"""Masks as the benchmarks store them: COCO run lengths, COCO polygons, PNGs of object numbers.
+"""Masks as the benchmarks store them: COCO run lengths, COCO polygons, PNGs of object numbers; frames to match.
 
-Axes: H rows, W columns. Whatever does not decode raises `ValueError` with the reason; callers add file and key.
+Axes: H rows, W columns. A mask that does not decode raises `ValueError` with the reason; callers add file and key.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from util.errors import InputError
 
 # What Pillow raises for files that are not images, or broken ones.
 UNREADABLE_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -134,3 +136,18 @@ def image_size(path: Path) -> tuple[int, int]:
     except UNREADABLE_IMAGE:
         raise ValueError("the file is no readable image") from None
     return height, width
+
+
+def read_frame(path: Path) -> NDArray[np.uint8]:
+    """A file's pixels (H, W, 3) RGB in the order in which they are stored, as masks have them: EXIF turns nothing.
+
+    Raises:
+        InputError: the file is missing or does not decode; it is named.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except UNREADABLE_IMAGE as error:
+        raise InputError(
+            f"{path}: the image does not decode ({error}); tools/data/check_dataset.py checks all files"
+        ) from error

@@ -127,7 +127,8 @@ def normalise(frames: Tensor) -> Tensor:
     Returns:
         (..., 3, h, w) float32 on the same device, a new tensor.
     """
-    mean, std = (torch.tensor(values, device=frames.device)[:, None, None] for values in (MEAN, STD))
+    ones = torch.ones(1, 1, 1, device=frames.device)  # copying values to a GPU would wait for it
+    mean, std = (torch.cat([ones * value for value in values]) for values in (MEAN, STD))
     return frames.float().div_(255).sub_(mean).div_(std)
 
 

@@ -28,7 +28,7 @@ from models.padding import Padding
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
 from models.static_step import FrameMasks
-from models.stream import is_compiled, open_stream
+from models.stream import is_compiled, network_for, open_stream
 from util.errors import InputError
 from util.memory import keep_freed_memory
 from util.paths import atomic_write, is_text
@@ -116,8 +116,8 @@ def stream(
         One result per frame, in order.
 
     Raises:
-        InputError: as `open_session` and `VideoSession.feed`. What it and whatever else `frames` raises interrupts is
-            segmented first: all frames before it have a result.
+        InputError: as `open_session` and `VideoSession.feed`. What it or an OSError of `frames` interrupts is segmented
+            first: all frames before it have a result.
     """
     session = open_session(model, expressions, window=window, protocol=protocol, precision=precision)
     broken: Exception | None = None
@@ -156,7 +156,8 @@ class VideoSession:
         self.protocol = protocol
         self.precision = precision
         self.tokens = model.tokenizer(self.expressions).to(model.device)
-        self.memory = open_stream(model, len(self.expressions))
+        self.network = network_for(model, precision)
+        self.memory = open_stream(self.network, len(self.expressions))
         self.frame_size: tuple[int, int] | None = None
         self.frames_done = 0
         self._padding: Padding | None = None
@@ -181,29 +182,29 @@ class VideoSession:
         """
         for frame in frames:
             self._waiting.append(self.checked(frame))
-            if len(self._waiting) == self.window:
-                self._segment_waiting()
+            while len(self._waiting) >= self.window:  # there are more where a clip has failed
+                self._segment_clip()
         return self._take_ready()
 
     def flush(self) -> list[FrameResult]:
         """Segment the frames that wait as a last, shorter clip; nothing if none wait."""
-        if self._waiting:
-            self._segment_waiting()
+        while self._waiting:
+            self._segment_clip()
         return self._take_ready()
 
     def _take_ready(self) -> list[FrameResult]:
         ready, self._ready = self._ready, []
         return ready
 
-    def _segment_waiting(self) -> None:
+    def _segment_clip(self) -> None:
         """Segment the clip that waits; if that fails (memory, Ctrl-C), it waits on and nothing has changed."""
-        before = self.memory.state_dict()
+        before, clip = self.memory.state_dict(), self._waiting[: self.window]
         try:
-            results = self._segment(self._waiting)
+            results = self._segment(clip)
         except BaseException:
             self.memory.load_state_dict(before)
             raise
-        self._waiting = []
+        del self._waiting[: len(clip)]
         self.frames_done += len(results)
         self._ready += results
 
@@ -228,7 +229,7 @@ class VideoSession:
         results = []
         with float32_arithmetic(self.precision), autocast(self.precision, self.model.device):
             frames = to_network_input(clip, self.model.config.sam2.image_size, self.model.device)
-            features = self.model.encode(frames[None], self.tokens, padding=self.padding_of(clip))
+            features = self.network.encode(frames[None], self.tokens, padding=self.padding_of(clip))
             for t in range(len(clip)):
                 masks = self.memory.step(features.frame(t))
                 results.append(self.result_of(self.frames_done + t, masks, clip[t].shape[:2]))

@@ -55,8 +55,8 @@ class FrameFeatures:
     def packed(self) -> FrameFeatures:
         """The same where the strides do not tell the length of the clip."""
         sparse, keep = self.prompts
-        fine = (self.fine[0].contiguous(), self.fine[1].contiguous())
-        return FrameFeatures(self.map.contiguous(), fine, (sparse.contiguous(), keep))
+        fine = (_packed(self.fine[0]), _packed(self.fine[1]))
+        return FrameFeatures(_packed(self.map), fine, (_packed(sparse), keep))
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ class FramePrediction:
     decoded: DecodedMask
     pointer: Tensor
     check: MemoryCheck | None
+
+
+def _packed(x: Tensor) -> Tensor:
+    """`x.contiguous()` whose strides follow from its shape: that leaves the stride of an axis of length 1 as it is."""
+    return x.contiguous().flatten().view(x.shape)
 
 
 def _spread(x: Tensor, clip_of: Tensor) -> Tensor:

@@ -17,11 +17,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from models.half_weights import with_half_weights
 from models.samwise import SAMWISE, ClipFeatures, FrameFeatures
 from models.static_step import FrameMasks, StaticStep, StreamState
+from util.errors import InputError
 
 MOST_GRAPHS = 16  # of the encoder, and of the step: for numbers of sentences and of verbs, with filling and full memory
-_COMPILED: WeakKeyDictionary[SAMWISE, StaticStep] = WeakKeyDictionary()  # the step of each network that was compiled
+# The step of each network that was compiled, and the precision of its weights.
+_COMPILED: WeakKeyDictionary[SAMWISE, tuple[StaticStep, str]] = WeakKeyDictionary()
 
 
 class Stream(Protocol):
@@ -166,7 +169,7 @@ def open_stream(model: SAMWISE, expressions: int) -> Stream:
         expressions: E.
     """
     if model in _COMPILED:
-        return StaticStream(_COMPILED[model], expressions)
+        return StaticStream(_COMPILED[model][0], expressions)
     return StaticStream(StaticStep(model), expressions) if model.device.type == "cuda" else GrowingStream(model)
 
 
@@ -175,7 +178,25 @@ def is_compiled(model: SAMWISE) -> bool:
     return model in _COMPILED
 
 
-def compile_network(model: SAMWISE, **options: Any) -> None:
+def network_for(model: SAMWISE, precision: str) -> SAMWISE:
+    """What runs a network under `engine.runtime.autocast`: itself, or with `bf16` its twin with rounded weights.
+
+    Args:
+        model: the network, on its device.
+        precision: `fp32`, `tf32` or `bf16`.
+
+    Raises:
+        InputError: it was compiled for bf16, and this is another precision.
+    """
+    if model not in _COMPILED:
+        return with_half_weights(model) if precision == "bf16" else model
+    compiled_for = _COMPILED[model][1]
+    if compiled_for == "bf16" != precision:
+        raise InputError(f"the network was compiled for the precision bf16, found {precision}: load it again")
+    return model
+
+
+def compile_network(model: SAMWISE, precision: str = "fp32", **options: Any) -> None:
     """Compile what inference runs, the encoder and the step, when they are first needed.
 
     Clips of one length with the same number of sentences and tokens share a graph of the encoder; the first clip of
@@ -185,6 +206,7 @@ def compile_network(model: SAMWISE, **options: Any) -> None:
 
     Args:
         model: the network, on its device; what it computes stays the same up to rounding.
+        precision: of its sessions. Compiled for bf16 it is of no use for another one, and its weights must not change.
         options: of `torch.compile`; `mode="reduce-overhead"` records CUDA graphs.
     """
     if is_compiled(model):
@@ -192,7 +214,8 @@ def compile_network(model: SAMWISE, **options: Any) -> None:
     from torch._dynamo import config  # takes a second, and only compilation needs it
 
     config.cache_size_limit = max(config.cache_size_limit, MOST_GRAPHS)
-    step = CompiledStep(model)
+    network = network_for(model, precision)
+    step = CompiledStep(network)
     step.compile(**options)
-    model.encode = _cloning(torch.compile(model.encode, **options))  # type: ignore[method-assign]
-    _COMPILED[model] = step
+    model.encode = _cloning(torch.compile(network.encode, **options))  # type: ignore[method-assign]
+    _COMPILED[model] = (step, precision)

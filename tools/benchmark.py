@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from configs.loading import sam2_versions
 from configs.schema import SHIPPED_VERSIONS
+from engine.inference.start import compiler_options
 from engine.runtime import resolve_device
 from models.samwise import SAMWISE
 from tools.bench.command_line import check_outputs, join_value
@@ -139,12 +140,17 @@ def other_side(options: argparse.Namespace) -> argparse.Namespace:
     """The options of the side that `--against` describes.
 
     Raises:
-        InputError: it does not parse.
+        InputError: it does not parse, or says what both sides have in common.
     """
     try:
-        return parse(["end_to_end", *shlex.split(options.against)], options)
+        other = parse(["end_to_end", *shlex.split(options.against)], options)
+        own = {field.name for field in dataclasses.fields(Settings)}
+        common = [name for name, value in vars(other).items() if name not in own and value != getattr(options, name)]
+        if common:
+            raise InputError(f"--{common[0]} is the same for both sides: give it outside of --against")
     except ValueError as error:  # of shlex, or an InputError
         raise InputError(f"--against {options.against!r}: {error}") from error
+    return other
 
 
 def compare(options: argparse.Namespace, other: argparse.Namespace, version: str) -> dict[str, Any]:
@@ -243,7 +249,10 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
         raise InputError(f"--expressions and --batch need 1 to {len(SENTENCES)}")
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads {options.threads}: expected 1 or more; leave it out for PyTorch's choice")
-    resolve_device(options.device, fall_back=False)  # figures of a CPU must not pass for those of a GPU
+    device = resolve_device(options.device, fall_back=False)  # figures of a CPU must not pass for those of a GPU
+    compiler_options(vars(options), device)
+    if options.benchmark != "end_to_end" and (options.compare or options.against or options.plot):
+        raise InputError(f"{options.benchmark} knows no --compare, --against or --plot: end_to_end does")
     if options.benchmark in ("linear", "attention") and options.device != "cpu":
         raise InputError(
             f"{options.benchmark} --device {options.device}: these are layers of a CPU; leave --device out"

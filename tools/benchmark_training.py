@@ -38,6 +38,7 @@ from models.samwise import SAMWISE
 from models.tokenizer import pad_tokens
 from tools.bench.command_line import check_outputs
 from tools.bench.loading import open_clips, print_loading, seconds_per_clip, write_videos
+from tools.bench.measure import synchronize
 from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.memory import peak_memory
@@ -103,8 +104,7 @@ def benchmark_step(options: argparse.Namespace) -> dict[str, Any]:
             network.zero_grad(set_to_none=True)
             started = time.perf_counter()
             way(network, batch, options.precision[0])
-            if batch[0].is_cuda:
-                torch.cuda.synchronize()
+            synchronize(batch[0].device)
             if repeat:  # the first round warms up
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -142,6 +142,7 @@ def one_case(options: argparse.Namespace) -> dict[str, Any]:
     batch = random_batch(options, 1)
     started = time.perf_counter()
     backward(network, batch, options.precision[0])
+    synchronize(batch[0].device)
     case = {"bytes": peak_memory(batch[0].device), "seconds": time.perf_counter() - started}
     print(json.dumps(case))
     return case
@@ -184,6 +185,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError("--batch, --frames, --repeats and --steps need at least 1")
     if min(options.workers) < 0:
         raise InputError(f"--workers {min(options.workers)}: expected 0 or more processes")
+    if options.benchmark in ("step", "case") and len(options.precision) > 1:
+        raise InputError(f"{options.benchmark} --precision {' '.join(options.precision)}: expected one of them")
+    if options.benchmark in ("memory", "loading") and options.activation_checkpointing:
+        raise InputError(f"{options.benchmark} knows no --activation_checkpointing: leave it out (memory has both)")
+    load_model_config(options.sam2_version, hsa=True, sam2__image_size=options.image_size)  # a size that does not fit
     resolve_device(options.device, fall_back=False)  # figures of a CPU must not pass for those of a GPU
     return options
 

@@ -91,5 +91,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    marks = ("out of memory", "not enough memory", "can't allocate memory")
+    marks = ("out of memory", "not enough memory", "can't allocate memory", "status_alloc_failed")
     return isinstance(error, RuntimeError) and any(mark in text for mark in marks)

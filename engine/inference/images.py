@@ -15,17 +15,19 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from datasets.masks import read_frame
 from datasets.refcoco import RefCocoDataset, ReferredObject
 from datasets.transforms import prepare_frame, to_network_input
 from datasets.validation import shape
 from engine.infer import Frame, FrameResult
 from engine.inference.batching import is_out_of_memory, partition
 from engine.inference.options import InferenceOptions
-from engine.inference.segment import CHECK_HINT, Clocks, read_image
+from engine.inference.segment import CHECK_HINT, Clocks
 from engine.inference.sentence_records import Rle, SentenceRecords
 from engine.runtime import autocast
 from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
+from models.stream import network_for
 from util.background import WriteBehind, map_ahead, prefetch
 from util.errors import InputError
 from util.memory import keep_freed_memory
@@ -71,6 +73,7 @@ class ImageSegmenter:
         if model.device.type == "cpu":
             keep_freed_memory()
         self.model = model
+        self.network = network_for(model, options.precision)
         self.options = options
         self.batch = batch
         self.clocks = Clocks()
@@ -148,8 +151,8 @@ class ImageSegmenter:
             frames = torch.stack([to_network_input([images[name]], side, device) for name in names])
             clip_of = torch.tensor([names.index(item.file_name) for item in items], device=device)
             tokens = model.tokenizer([item.caption for item in items]).to(device)
-            features = model.encode(frames, tokens, clip_of)
-            decoded = model.step(features.frame(0), model.new_session()).decoded
+            features = self.network.encode(frames, tokens, clip_of)
+            decoded = self.network.step(features.frame(0), self.network.new_session()).decoded
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         with self.clocks.postprocess:
@@ -182,7 +185,7 @@ def decode_units(
 
 def _decode(dataset: RefCocoDataset, item: ReferredObject, side: int) -> Frame:
     path = dataset.image_path(item)
-    frame = prepare_frame(read_image(path), side)
+    frame = prepare_frame(read_frame(path), side)
     if frame.size != item.size:
         raise InputError(
             f"{path}: the image is {shape(frame.size)}, {dataset.path} says {shape(item.size)}; {CHECK_HINT}"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from datasets.masks import read_frame
 from datasets.video_index import MASK_SUFFIX, GroundTruth, Video
 from engine.inference.benchmarks import Target
 from engine.results import save_jpeg
@@ -60,7 +61,7 @@ def draw_pictures(job: PictureJob) -> None:
     """Draw everything of one video; nothing where nothing is asked about it.
 
     Raises:
-        InputError: a mask is missing.
+        InputError: a frame or a mask is missing.
         OSError: a file cannot be read or written.
     """
     if not job.targets:
@@ -69,8 +70,7 @@ def draw_pictures(job: PictureJob) -> None:
     chosen = chosen_frames(count)
     cells: dict[str, list[np.ndarray]] = {target.folder: [] for target in job.targets}
     for index in range(count):
-        with Image.open(job.video.frame_path(index)) as image:
-            frame = np.asarray(image.convert("RGB"))
+        frame = read_frame(job.video.frame_path(index))
         for target in job.targets:
             objects = job.objects(read_mask(job.masks / target.folder / _name(job.video, index)), target)
             labels = [job.video.expressions[place].text for place in target.expressions]

@@ -17,16 +17,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.masks import UNREADABLE_IMAGE
+from datasets.masks import read_frame
 from datasets.transforms import ResizedFrame, prepare_frame
 from datasets.video_index import MASK_SUFFIX, Video
-from engine.infer import Frame, FrameResult, VideoSession, open_session
+from engine.infer import FrameResult, VideoSession, open_session
 from engine.inference.batching import group_videos, is_out_of_memory, partition
 from engine.inference.benchmarks import Benchmark, Target
 from engine.inference.download import Download, delayed
@@ -331,7 +329,7 @@ def decode_groups(
     def decode(place: tuple[Video, int]) -> tuple[Video, Path, ResizedFrame]:
         video, index = place
         path = video.frame_path(index)
-        return video, path, prepare_frame(read_image(path), side)
+        return video, path, prepare_frame(read_frame(path), side)
 
     with contextlib.closing(map_ahead(decode, places, threads)) as decoded:
         for video, path, frame in decoded:
@@ -342,12 +340,3 @@ def decode_groups(
                     f"{expected[1]}x{expected[0]}; {CHECK_HINT}"
                 )
             yield frame
-
-
-def read_image(path: Path) -> Frame:
-    """A file's pixels (H, W, 3) uint8 RGB. Raises InputError if it is missing or does not decode; it is named."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UNREADABLE_IMAGE as error:
-        raise InputError(f"{path}: the image does not decode ({error}); {CHECK_HINT}") from error

@@ -94,7 +94,7 @@ def load_network(config: ModelConfig, device: str, flags: Mapping[str, Any]) -> 
     model, report = load_model(config, device=resolved, **weights)
     logger.info("%s", report.summary())
     if compiler is not None:
-        compile_network(model, **compiler)
+        compile_network(model, flags["precision"], **compiler)
     return model, {"flags": dict(flags), "weights": describe_weights(report)}
 
 

@@ -54,7 +54,7 @@ def _segment(
 ) -> list[list[FrameResult]]:
     """Clips of one length. If it fails, nothing has changed."""
     first, length = sessions[0], len(clips[0])
-    model = first.model
+    model = first.network
     resized = [[own.checked(frame) for frame in clip] for own, clip in zip(sessions, clips, strict=True)]
     bounds = _bounds([len(own.expressions) for own in sessions])
     as_images = first.protocol == "paper" and length == 1

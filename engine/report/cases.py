@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
-from datasets.masks import UNREADABLE_IMAGE
+from datasets.masks import read_frame
 from datasets.video_index import GroundTruth, Video
 from engine.report.rows import Report, Row, Score
 from util.drawing import Colour, draw_overlay, palette
@@ -120,7 +119,7 @@ def chosen_frames(video: Video) -> list[int]:
 def _draw_case(number: int, row: Row, truth: GroundTruth | None, limit: int, bar: tqdm) -> Case:
     frames = []
     for index in chosen_frames(row.video):
-        frame = _read_frame(row.video, index)
+        frame = read_frame(row.video.frame_path(index))
         predicted = row.predicted.mask(row.video, index)
         target = None if truth is None else truth.mask(row.video, row.expression, index)
         for mask, what in ((predicted, "predicted"), (target, "true")):
@@ -138,18 +137,6 @@ def _draw_case(number: int, row: Row, truth: GroundTruth | None, limit: int, bar
         )
         bar.update()
     return Case(number, row, tuple(frames))
-
-
-def _read_frame(video: Video, index: int) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB."""
-    path = video.frame_path(index)
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except UNREADABLE_IMAGE as error:
-        raise InputError(
-            f"{path}: the frame does not decode ({error}); tools/data/check_dataset.py checks all files"
-        ) from error
 
 
 def _overlay(frame: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Colour, label: str, limit: int) -> Picture:

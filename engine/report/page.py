@@ -57,7 +57,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _benchmark(report: Report) -> str:
-    name, split = report.benchmark.split()
+    name, split = report.benchmark.split(maxsplit=1)
     return f"{_NAMES[name]} {split}"
 
 
@@ -74,7 +74,7 @@ def _counted(count: int, what: str) -> str:
 
 def _scores(report: Report) -> Markup:
     table = report.scores
-    name, split = report.benchmark.split()
+    name, split = report.benchmark.split(maxsplit=1)
     if table is None:
         figure = PUBLISHED.get((name, split))
         published = f" Published: {figure.percent:.1f} {figure.measures[0]}, {figure.note}." if figure else ""

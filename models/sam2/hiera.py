@@ -5,7 +5,6 @@ Features keep their channels last: (B, H, W, C). Further axes: w side of a windo
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -16,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from configs.schema import HieraConfig
-from models.sam2.layers import MLP, Linear, attend
+from models.sam2.layers import MLP, Linear, attend, kept
 
 PATCH_STRIDE = 4
 MLP_RATIO = 4
@@ -33,7 +32,7 @@ def join_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
     return rearrange(x, "(b h w) (p q) c -> b (h p) (w q) c", h=height // window, w=width // window, p=window, q=window)
 
 
-@functools.lru_cache(maxsize=32)
+@kept
 def window_order(height: int, width: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which token stands in which place of windows that pad a map on the right and at the bottom.
 
@@ -110,7 +109,7 @@ class WindowAttention(nn.Module):
         (B, H, W, dim) -> (windows, w * w, 3 * dim_out).
         """
         qkv = self.qkv(F.pad(x.flatten(1, 2), (0, 0, 0, 1)))
-        tokens = window_order(*x.shape[1:3], self.window, x.device)[0]
+        tokens = window_order(x.shape[1], x.shape[2], self.window, x.device)[0]
         return qkv.index_select(1, tokens).unflatten(1, (-1, self.window**2)).flatten(0, 1)
 
     def _attend(self, qkv: Tensor, height: int, width: int) -> Tensor:

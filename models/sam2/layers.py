@@ -6,8 +6,8 @@ Axes: B batch, N queries, M keys, C channels, H rows, W columns.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,20 @@ FEW_ROWS = 64  # below, a fused product gains nothing
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
 ROWS_AT_ONCE = 512  # of queries, see `attend_in_blocks`
 BAND_TOKENS = 8192  # see `band_rows`
+KEPT_TABLES = 32
+Table = TypeVar("Table", bound=Callable[..., Any])
+
+
+def kept(make: Table) -> Table:
+    """A function of sizes and a device whose last results are kept; a graph that is compiled makes its own."""
+    keeping = functools.lru_cache(KEPT_TABLES)(make)
+
+    @functools.wraps(make)
+    def table(*args: Any) -> Any:
+        return make(*args) if torch.compiler.is_compiling() else keeping(*args)
+
+    table.cache_clear = keeping.cache_clear  # type: ignore[attr-defined]
+    return cast(Table, table)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> Tensor:

@@ -5,16 +5,17 @@ Tables depend on sizes alone and are kept once made, per device. Axes: H rows, W
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor, nn
 
+from models.sam2.layers import kept
+
 TEMPERATURE = 10000.0
 
 
-@functools.lru_cache(maxsize=32)
+@kept
 def sine_2d(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Normalised sine encoding of a grid (DETR, arXiv 2005.12872, section A.4).
 
@@ -30,7 +31,7 @@ def sine_2d(height: int, width: int, channels: int, device: torch.device) -> Ten
         return grid.flatten(0, 1)
 
 
-@functools.lru_cache(maxsize=32)
+@kept
 def sine_1d(length: int, channels: int, device: torch.device) -> Tensor:
     """Normalised sine encoding of `length` positions, counted from 1 and scaled to 2 pi: (length, C) float32."""
     with torch.inference_mode(False):
@@ -66,7 +67,7 @@ def sine_of_age(ages: Tensor, max_age: int, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-@functools.lru_cache(maxsize=32)
+@kept
 def rotary_table(height: int, width: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the axial rotary encoding (RoFormer, arXiv 2104.09864; two axes as in SAM 2).
 
@@ -96,7 +97,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         (..., R * N, C).
     """
     plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())  # compilers do not know complex numbers
-    if plain and x.device.type == "cpu":  # in one pass
+    if plain and x.device.type in ("cpu", "cuda"):  # in one pass
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
         turned = pairs.unflatten(-2, (-1, cosines.shape[0])) * torch.complex(cosines, sines)
         return torch.view_as_real(turned).flatten(-2).flatten(-3, -2).to(x.dtype)

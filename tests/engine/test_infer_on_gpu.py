@@ -5,7 +5,6 @@ They refuse to work with tensors of another device and to say what they hold, wh
 
 from __future__ import annotations
 
-import functools
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from engine.inference.together import segment_together
 from engine.train.network import TrainingNetwork
 from models.sam2 import hiera, position_encoding
 from models.samwise import SAMWISE
-from models.stream import GrowingStream, StaticStream
+from models.stream import GrowingStream, StaticStream, open_stream
 from tests.conftest import SMALLEST, build_micro
 
 SENTENCES = ("the red disc", "a square that moves to the left")
@@ -32,10 +31,11 @@ WINDOW, CLIPS = 4, 5  # the memory is full in the last clip
 
 
 class Crossings(TorchDispatchMode):
-    """Notes what goes from the GPU to the host."""
+    """Notes what goes from the GPU to the host, and what goes the other way (`arrivals`) while the host waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, arrivals: bool = True) -> None:
         super().__init__()
+        self.arrivals = arrivals
         self.found: list[str] = []
 
     def __torch_dispatch__(
@@ -44,14 +44,44 @@ class Crossings(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         given = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         found = [value for value in pytree.tree_leaves(out) if isinstance(value, Tensor)]
-        if any(value.is_cuda for value in given) and not all(value.is_cuda for value in found):
+        leaves = any(value.is_cuda for value in given) and not all(value.is_cuda for value in found)
+        arrives = any(value.is_cuda for value in found) and any(not value.is_cuda and value.ndim for value in given)
+        if leaves or (self.arrivals and arrives and not _asynchronous(func, args, kwargs or {})):
             self.found.append(f"{func} {kwargs}\n{''.join(traceback.format_stack(limit=20))}")
+        return out
+
+
+def _asynchronous(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation was given `non_blocking`."""
+    named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
+    return bool({**named, **kwargs}.get("non_blocking"))
+
+
+class Casts(TorchDispatchMode):
+    """Counts operations that write, and notes the parameters of products that are brought into another type."""
+
+    def __init__(self, model: SAMWISE) -> None:
+        super().__init__()
+        layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        self._known = {id(x): f"{name}.{kind}" for name, layer in layers for kind, x in layer.named_parameters()}
+        self.names: list[str] = []
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.operations += isinstance(out, Tensor) and out.untyped_storage()._cdata not in {
+            x.untyped_storage()._cdata for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)
+        }
+        if isinstance(out, Tensor) and id(args[0]) in self._known and out.dtype != args[0].dtype:
+            self.names.append(self._known[id(args[0])])
         return out
 
 
 def clear_tables() -> None:
     for value in (*vars(position_encoding).values(), *vars(hiera).values()):
-        if isinstance(value, functools._lru_cache_wrapper):
+        if hasattr(value, "cache_clear"):
             value.cache_clear()
 
 
@@ -91,9 +121,10 @@ def clip(seed: int) -> list[np.ndarray]:
 def test_nothing_waits_for_the_gpu_inside_a_clip(gpu: FakeTensorMode, precision: str) -> None:
     """CME decides from the second clip on, and the memory is full in the last one."""
     model = on_gpu(gpu)
-    with gpu, Crossings() as crossings:
+    with gpu:
         session = open_session(model, SENTENCES, window=WINDOW, precision=precision)
-        assert isinstance(session.memory, StaticStream)
+    assert isinstance(session.memory, StaticStream)
+    with gpu, Crossings() as crossings:
         for number in range(CLIPS):
             results = session.feed(clip(number))
             assert len(results) == WINDOW
@@ -103,6 +134,21 @@ def test_nothing_waits_for_the_gpu_inside_a_clip(gpu: FakeTensorMode, precision:
                 assert probabilities.shape == (len(SENTENCES), 36, 64)
                 assert probabilities.dtype == torch.float32
     assert not crossings.found, crossings.found[0]
+
+
+def test_no_weight_is_rounded_anew_for_every_frame(gpu: FakeTensorMode) -> None:
+    """Autocast alone starts a kernel for each weight and bias of each product."""
+    model = on_gpu(gpu)
+    with gpu:
+        session = open_session(model, SENTENCES, window=WINDOW, precision="bf16")
+        with Casts(model) as rounded:
+            session.feed(clip(0))
+        session.network, session.memory = model, open_stream(model, len(SENTENCES))
+        with Casts(model) as alone:
+            session.feed(clip(1))
+    assert {name for name in rounded.names if ".neck." not in name} == set()
+    assert alone.names.count("sam.memory_encoder.out_proj.bias") == WINDOW
+    assert rounded.operations < 0.75 * alone.operations
 
 
 def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +165,10 @@ def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
     model = on_gpu(gpu)
+    with gpu:
+        session = open_session(model, SENTENCES, window=WINDOW)
     with gpu, Crossings() as crossings:
-        results = open_session(model, SENTENCES, window=WINDOW).feed(clip(0))
+        results = session.feed(clip(0))
         assert not crossings.found
         download = Download([(result.probabilities() > 0.5).byte() for result in results])
         assert len(crossings.found) == WINDOW
@@ -133,8 +181,9 @@ def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch:
 
 def test_nothing_waits_for_the_gpu_between_several_videos(gpu: FakeTensorMode) -> None:
     model = on_gpu(gpu)
-    with gpu, Crossings() as crossings:
+    with gpu:
         sessions = [open_session(model, SENTENCES, window=WINDOW) for _ in range(2)]
+    with gpu, Crossings() as crossings:
         for number in range(CLIPS):
             found = segment_together(sessions, [clip(number)] * 2)
             assert [len(results) for results in found] == [WINDOW] * 2
@@ -151,20 +200,24 @@ def test_a_way_that_decides_on_the_host_is_noticed(gpu: FakeTensorMode) -> None:
             session.feed(clip(0) + clip(1))
 
 
-def test_a_copy_to_the_host_is_noticed(gpu: FakeTensorMode) -> None:
+def test_copies_that_are_waited_for_are_noticed(gpu: FakeTensorMode) -> None:
     with gpu, Crossings() as crossings:
         torch.ones(3, device="cuda").cpu()
-    assert len(crossings.found) == 1
+        torch.tensor([1.0, 2.0], device="cuda")
+        torch.ones(3).to("cuda")
+        torch.ones(3).to("cuda", non_blocking=True)
+    assert len(crossings.found) == 3
 
 
 def test_losses_are_computed_on_the_gpu(gpu: FakeTensorMode) -> None:
-    """The backward pass needs a real one."""
+    """The backward pass needs a real one. The numbers of the sentences at which CME looks come from the host."""
     model = on_gpu(gpu).train()
     side = model.config.sam2.image_size
     assert model.tokenizer is not None
-    with gpu, Crossings() as crossings, torch.autocast("cuda", torch.bfloat16):
+    with gpu:
         tokens = model.tokenizer(SENTENCES).to("cuda")
         frames, targets = torch.zeros(2, 8, 3, side, side, device="cuda"), torch.zeros(2, 8, 36, 64, device="cuda")
+    with gpu, Crossings(arrivals=False) as crossings, torch.autocast("cuda", torch.bfloat16):
         losses = TrainingNetwork(model)(frames, tokens.ids, tokens.words, targets)
     assert all(loss.is_cuda and loss.dtype == torch.float32 and loss.requires_grad for loss in losses.values())
     assert not crossings.found, crossings.found[0]

@@ -91,6 +91,7 @@ def test_larger_inputs_make_smaller_batches() -> None:
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), True),
         (RuntimeError("MPS backend out of memory"), True),
         (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (OSError("out of memory"), False),
     ],

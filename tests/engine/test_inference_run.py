@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.masks import read_frame
 from datasets.mevis import open_mevis
 from datasets.ref_davis import open_ref_davis
 from datasets.ref_ytvos import open_ref_ytvos
@@ -23,7 +24,6 @@ from engine.infer import stream
 from engine.inference.benchmarks import DavisBenchmark, ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.segment import read_image
 from engine.scoring.davis import davis_sequences
 from models.samwise import SAMWISE
 from tests import miniature
@@ -64,7 +64,7 @@ def masks_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def source_frames(video: Video) -> Iterator[np.ndarray]:
-    return (read_image(video.frame_path(index)) for index in range(len(video.frames)))
+    return (read_frame(video.frame_path(index)) for index in range(len(video.frames)))
 
 
 def zip_bytes(folder: Path) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.masks import read_frame
 from datasets.mevis import open_mevis
 from datasets.transforms import evaluation_size, resize_frame
 from datasets.video_index import VideoDataset
@@ -20,7 +21,7 @@ from engine.inference.batching import group_videos
 from engine.inference.benchmarks import ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
-from engine.inference.segment import decode_groups, read_image
+from engine.inference.segment import decode_groups
 from engine.inference.together import segment_together
 from models.samwise import SAMWISE
 from models.stream import compile_network
@@ -28,7 +29,7 @@ from tests import miniature
 from tests.benchmark_files import write_json
 from tests.conftest import build_micro
 from tests.forked import Forked, partners
-from util.distributed import joined_processes
+from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -135,6 +136,8 @@ def test_shards_are_made_of_whole_groups(
         with pytest.raises(InputError, match=r"the first shard ran with [35]"):
             run_benchmark(micro_model, benchmark, replace(other, shard=(1, 2)))
     run_benchmark(micro_model, benchmark, replace(TOGETHER, shard=(1, 2), videos_per_batch=None))
+    assert merge_shards(benchmark, TOGETHER, Processes(rank=1, size=2)) is None  # torchrun: the first process merges
+    assert not (tmp_path / "Annotations.zip").exists()
     merge_shards(benchmark, TOGETHER)
     assert (tmp_path / "Annotations.zip").read_bytes() == alone
 
@@ -158,7 +161,7 @@ def test_groups_are_cut_when_memory_does_not_suffice(
 def test_frames_come_in_the_order_of_the_clips(dataset: VideoDataset, threads: int) -> None:
     bird, cow = (next(video for video in dataset.videos if video.name == name) for name in ("bird", "cow"))
     frames = {
-        video.name: [read_image(video.frame_path(index)) for index in range(len(video.frames))] for video in (bird, cow)
+        video.name: [read_frame(video.frame_path(index)) for index in range(len(video.frames))] for video in (bird, cow)
     }
     found = list(decode_groups([[cow, bird], [bird]], window=3, side=64, threads=threads))
     expected = [*frames["cow"][:3], *frames["bird"], *frames["cow"][3:], *frames["bird"]]

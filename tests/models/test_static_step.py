@@ -139,6 +139,19 @@ def test_a_frame_is_one_graph_while_the_memory_fills_and_one_afterwards() -> Non
     torch._dynamo.reset()
 
 
+@torch.inference_mode()
+def test_strides_do_not_tell_the_length_of_the_clip(micro_model: SAMWISE) -> None:
+    """Code is compiled once more for other strides: also for those of a single sentence, whose axis has length 1."""
+    tokens, side = tokens_of(micro_model), micro_model.config.sam2.image_size
+    for sentences in (1, len(SENTENCES)):
+        some = TokenBatch(tokens.ids[:sentences], tokens.words[:sentences])
+        strides = []
+        for length in (1, 2, 3):
+            packed = micro_model.encode(torch.zeros(1, length, 3, side, side), some).frame(0).packed()
+            strides.append([x.stride() for x in (packed.map, *packed.fine, packed.prompts[0])])
+        assert strides[0] == strides[1] == strides[2]
+
+
 def test_parts_are_shared_and_the_image_encoder_is_left_out(micro_model: SAMWISE) -> None:
     step = StaticStep(micro_model)
     own = {id(parameter) for parameter in step.parameters()}

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from models.samwise import SAMWISE
+from models.static_step import StaticStep
+from models.stream import StaticStream
 from tools import benchmark
 from tools.bench import compare, end_to_end, kernels, report
 from tools.bench.end_to_end import BESIDE, FILLING, Pipeline, Settings, plain_computation
@@ -85,6 +87,19 @@ def test_parts_add_up_and_savings_are_counted(pipeline: Pipeline) -> None:
     for name in ("Hiera stage 0", "memory attention"):
         assert 0 < counted.parts[name].flops < plain[name].flops
     assert counted.parts["memory encoder"].flops == plain["memory encoder"].flops > 0
+
+
+def test_static_steps_read_memory_in_the_same_part(pipeline: Pipeline) -> None:
+    """As on a GPU; they have room for all memories from the first frame on."""
+    pipeline.fill()
+    growing = pipeline.clip_in_parts(count=True).parts
+    pipeline.session.memory = StaticStream(StaticStep(pipeline.model), expressions=2)
+    pipeline.clip()
+    static = pipeline.clip_in_parts(count=True)
+    assert static.parts["memory attention"].seconds > 0
+    assert static.parts["memory attention"].flops >= growing["memory attention"].flops > 0
+    inside = [part.seconds for name, part in static.parts.items() if name not in BESIDE]
+    assert sum(inside) == pytest.approx(static.seconds)
 
 
 def test_more_sentences_add_work_but_not_to_the_shared_stages(micro_model: SAMWISE, tmp_path: Path) -> None:
@@ -243,6 +258,10 @@ def refused(capsys: pytest.CaptureFixture[str], no_gpu: None, measured_sides: Si
         (["end_to_end", "--sam2_version", "nano", "--device", "cuda:1"], "--device cuda:1: expected a device"),
         (["linear", "--device", "foo"], "expected cpu, cuda, cuda:N or mps, found 'foo'"),
         (["linear", "--no_such_flag"], "unrecognized arguments: --no_such_flag; see benchmark.py --help"),
+        (["linear", "--compare", "HEAD"], "linear knows no --compare, --against or --plot: end_to_end does"),
+        (["expressions", "--against", "--window 4"], "expressions knows no --compare, --against or --plot"),
+        (["expressions", "--plot", "parts.png"], "expressions knows no --compare, --against or --plot"),
+        (["end_to_end", "--cuda_graphs"], "--cuda_graphs: expected --compile and a CUDA device"),
         (["nothing"], "invalid choice: 'nothing'"),
         ([], "required: benchmark"),
     ],
@@ -258,6 +277,9 @@ def test_unusable_options_are_one_line(refused: Refused, argv: list[str], messag
         ("--device cuda", "--device cuda: expected a device of this computer"),
         ("--window 0", "--window, --repeats and --clips need at least 1"),
         ("--no_such_flag", "unrecognized arguments: --no_such_flag"),
+        ("--sam2_version base", "--sam2_version is the same for both sides: give it outside of --against"),
+        ("--window 4 --threads 1", "--threads is the same for both sides"),
+        ("--compile --cuda_graphs", "--cuda_graphs: expected --compile and a CUDA device"),
     ],
 )
 def test_the_other_side_is_checked_before_a_process_starts(refused: Refused, against: str, message: str) -> None:
@@ -273,7 +295,7 @@ def test_against_without_flags_is_one_line(refused: Refused) -> None:
 @pytest.mark.parametrize("flag", ["--json", "--plot"])
 def test_files_that_cannot_be_written_are_known_at_once(refused: Refused, tmp_path: Path, flag: str) -> None:
     (tmp_path / "file").touch()
-    line = refused("linear", flag, str(tmp_path / "file" / "result"))
+    line = refused("end_to_end", flag, str(tmp_path / "file" / "result"))
     assert line.startswith(f"error: {flag} {tmp_path}/file/result: the folder cannot be written to (")
     assert "--output_dir" not in line
-    assert "expected a file, found a folder" in refused("linear", flag, str(tmp_path))
+    assert "expected a file, found a folder" in refused("end_to_end", flag, str(tmp_path))

@@ -83,6 +83,10 @@ def test_bad_numbers_are_refused(flags: list[str], message: str) -> None:
     [
         (["step", *SMALL, "--device", "cuda"], "--device cuda: expected a device of this computer"),
         (["memory", *SMALL, "--device", "foo"], "expected cpu, cuda, cuda:N or mps, found 'foo'"),
+        (["step", *SMALL, "--precision", "fp32", "bf16"], "step --precision fp32 bf16: expected one of them"),
+        (["memory", *SMALL, "--activation_checkpointing"], "memory knows no --activation_checkpointing"),
+        (["memory", "--image_size", "100"], "image_size must be a multiple of 32, found 100"),
+        (["loading", "--image_size", "0"], "image_size must be at least 1, found 0"),
         (["step", "--no_such_flag"], "unrecognized arguments: --no_such_flag; see benchmark_training.py --help"),
         (["step", *SMALL, "--json", "."], "--json .: expected a file, found a folder"),
         (["step", *SMALL, "--json", f"{__file__}/step.json"], "step.json: the folder cannot be written to"),
@@ -97,6 +101,18 @@ def test_unusable_options_are_one_line(
     shown = capsys.readouterr()
     assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
     assert message in shown.err
+
+
+def test_seconds_end_when_the_device_has_done_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is given work faster than it does it, and a process may have several."""
+    calls: list[object] = []
+    monkeypatch.setattr(benchmark, "backward", lambda *_: calls.append("work"))
+    monkeypatch.setattr(benchmark, "synchronize", calls.append)
+    benchmark.main(["case", *SMALL])
+    assert calls == ["work", torch.device("cpu")]
+    calls.clear()
+    benchmark.main(["step", *SMALL, "--batch", "2", "--repeats", "1"])
+    assert calls == 2 * ["work", torch.device("cpu"), "work", "work", torch.device("cpu")]
 
 
 def test_cases_that_failed_are_named_after_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,6 +304,12 @@ def test_ref_davis(tmp_path: Path) -> None:
     ]
 
 
+def test_a_set_may_have_blanks_in_its_name(tmp_path: Path) -> None:
+    run = davis_run(tmp_path)
+    write_record(run, "davis valid", davis_path=str(tmp_path / "data"), set="my val")
+    assert "Ref-DAVIS17 my val" in make_page(run).one("header").text
+
+
 def test_davis_masks_without_annotators(tmp_path: Path) -> None:
     run = davis_run(tmp_path)
     options = ["--davis_path", str(tmp_path / "data"), "--output_dir", str(run), "--num_workers", "0"]

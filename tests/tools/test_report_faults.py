@@ -95,7 +95,7 @@ FAULTS: dict[str, tuple[Fault, list[str], str]] = {
     "a broken frame": (
         lambda run: (run.parent / "data/valid_u/JPEGImages/one/00001.jpg").write_bytes(b"no"),
         [],
-        "the frame does not decode",
+        "the image does not decode",
     ),
 }
 

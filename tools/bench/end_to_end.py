@@ -6,6 +6,7 @@ Nothing here may need more of the network than an earlier revision has: `compare
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 import engine.infer as infer
@@ -97,7 +97,10 @@ def random_model(settings: Settings) -> SAMWISE:
     if settings.compile:
         from models.stream import compile_network
 
-        compile_network(model, **({"mode": "reduce-overhead"} if settings.cuda_graphs else {}))
+        options = {"mode": "reduce-overhead"} if settings.cuda_graphs else {}
+        if "precision" in inspect.signature(compile_network).parameters:  # else an earlier revision
+            options["precision"] = settings.precision
+        compile_network(model, **options)
     return model
 
 
@@ -200,12 +203,16 @@ class Pipeline:
 
     def clip_in_parts(self, count: bool = False) -> Clip:
         """`clip` with a table of parts, which on a GPU waits for every part; `count` also counts FLOPs (slow)."""
+        from models.static_step import StaticStep  # earlier revisions, of which only whole clips are timed, lack it
+
         device, counter = self.model.device, flop_counter() if count else None
         names = ("wait for decode", "upload and normalise", "post-processing")
         wait, upload, post = outside = [Part() for _ in names]
         decoded, written = self.decode_seconds, self._writer.seconds
         with contextlib.ExitStack() as stack:
             parts = stack.enter_context(part_clock(self.model, counter))
+            reading = parts["memory attention"]  # a static step runs its layers without the module
+            stack.enter_context(timed(StaticStep, "_read_memory", reading, device, counter))
             stack.enter_context(timed(infer, "to_network_input", upload, device))
             stack.enter_context(timed(self, "_masks", post, device))
             stack.enter_context(self._timed_frames(wait))
@@ -253,10 +260,3 @@ def plain_computation(pipeline: Pipeline) -> Iterator[None]:
     finally:
         memory_attention.can_fuse = fusing
         del pipeline.session.padding_of
-
-
-def device_name(settings: Settings) -> str:
-    """What the network runs on."""
-    if settings.device.startswith("cuda"):
-        return torch.cuda.get_device_name(settings.device)
-    return settings.device

@@ -107,17 +107,20 @@ def part_clock(model: SAMWISE, counter: FlopCounterMode | None = None) -> Iterat
 
 
 @contextmanager
-def timed(owner: Any, name: str, part: Part, device: torch.device) -> Iterator[None]:
-    """Measure the calls of a function that `owner`, a module or an object, has under `name`."""
+def timed(
+    owner: Any, name: str, part: Part, device: torch.device, counter: FlopCounterMode | None = None
+) -> Iterator[None]:
+    """Measure the calls of a function that `owner`, a module, a class or an object, has under `name`."""
     function = getattr(owner, name)
     own = name in vars(owner)
 
     def measured(*args: Any, **keywords: Any) -> Any:
         synchronize(device)
-        start = time.perf_counter()
+        start, flops = time.perf_counter(), counter.get_total_flops() if counter else 0
         result = function(*args, **keywords)
         synchronize(device)
         part.seconds += time.perf_counter() - start
+        part.flops += (counter.get_total_flops() if counter else 0) - flops
         return result
 
     setattr(owner, name, measured)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from models import cmt_adapter
 from models.samwise import SAMWISE, FrameFeatures
 from models.static_step import StaticStep, StreamState, without_parts
 from models.tokenizer import TokenBatch
@@ -162,7 +161,7 @@ def export_programs(
         result = step(*first)
     middle = {} if encoded[2].shape[0] == 1 < expressions else _EACH
     takes, gives = _with_middle(STEP_INPUTS, middle), _with_middle(ENCODER_OUTPUTS, {**middle, 1: "frames"})
-    with _without_gradients(model), _tables_in_the_graph():
+    with _without_gradients(model):
         programs = _export(encoder, inputs, ENCODER_INPUTS, limits), _export(step, first, takes, limits)
     description = {
         "encoder inputs": [own.describe(x) for own, x in zip(ENCODER_INPUTS, inputs, strict=True)],
@@ -197,14 +196,3 @@ def _without_gradients(model: SAMWISE) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-@contextlib.contextmanager
-def _tables_in_the_graph() -> Iterator[None]:
-    """The table of frames is kept by their number, which is a symbol here: it is computed in the graph instead."""
-    kept = cmt_adapter.sine_1d
-    cmt_adapter.sine_1d = kept.__wrapped__  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        cmt_adapter.sine_1d = kept

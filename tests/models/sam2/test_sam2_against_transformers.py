@@ -11,6 +11,10 @@ import re
 import pytest
 import torch
 from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
+from transformers.models.sam2_video.configuration_sam2_video import (
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoPromptEncoderConfig,
+)
 from transformers.models.sam2_video.modeling_sam2_video import get_1d_sine_pe
 
 from configs.loading import load_model_config
@@ -95,13 +99,10 @@ def build_transformers(name: str) -> Sam2VideoModel:
     )
     config = Sam2VideoConfig(
         vision_config=vision,
-        prompt_encoder_config={"hidden_size": DIM, "image_size": IMAGE_SIZE},
-        mask_decoder_config={
-            "hidden_size": DIM,
-            "mlp_dim": HIDDEN,
-            "iou_head_hidden_dim": DIM,
-            "dynamic_multimask_via_stability": False,
-        },
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=DIM, image_size=IMAGE_SIZE),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            hidden_size=DIM, mlp_dim=HIDDEN, iou_head_hidden_dim=DIM, dynamic_multimask_via_stability=False
+        ),
         enable_occlusion_spatial_embedding=sam2.no_object_memory,
         enable_temporal_pos_encoding_for_object_pointers=sam2.pointer_time,
         memory_attention_hidden_size=DIM,
