@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-from http.client import HTTPException
 
 from datasets.media_base import Frame, Media, exact_rate
 from datasets.media_image import is_image, open_folder, open_image
 from datasets.media_live import LiveSource, is_live, open_live
 from datasets.media_video import open_video
 from util.errors import InputError
-from util.paths import hide_secrets, local_path, open_url
+from util.paths import EndlessError, hide_secrets, local_path
 
 __all__ = ["Frame", "LiveSource", "Media", "open_media", "open_source"]
 
 logger = logging.getLogger(__name__)
 
-_ENDLESS = "multipart/x-mixed-replace"  # what MJPEG cameras call their stream
-_PROBE_SECONDS = 10.0
-
 
 def open_source(path_or_url: str, fps: float | None = None, *, live: bool = False) -> Media | LiveSource:
     """Open a source of frames of any kind: what `open_media` and what `open_live` knows.
 
-    An http address is a stream if `live` is set or its server says that it sends MJPEG without end, else a file.
+    An http address is a stream if `live` is set or its server says that it sends MJPEG without end, else a file; a
+    file is asked for only once.
 
     Args:
         path_or_url: see `open_media` and `open_live`.
@@ -34,22 +31,17 @@ def open_source(path_or_url: str, fps: float | None = None, *, live: bool = Fals
         InputError: nothing there, nothing that can be read, or a file where a live source is wanted.
     """
     http = path_or_url.lower().startswith(("http://", "https://"))
-    if is_live(path_or_url) or (http and (live or _is_endless(path_or_url))):
+    if is_live(path_or_url) or (http and live):
         return open_live(path_or_url, fps)
     if live:
         raise InputError(
             f"{hide_secrets(path_or_url)}: --live, --drop and --save_masks are for cameras (camera:0), streams (rtsp, "
             "http) and standard input (-): leave them out for a file"
         )
-    return open_media(path_or_url, fps)
-
-
-def _is_endless(url: str) -> bool:
     try:
-        with open_url(url, _PROBE_SECONDS) as response:
-            return str(response.headers.get("Content-Type", "")).lower().startswith(_ENDLESS)
-    except (OSError, HTTPException, ValueError):  # whoever downloads it says what is wrong
-        return False
+        return open_media(path_or_url, fps)
+    except EndlessError:
+        return open_live(path_or_url, fps)
 
 
 def open_media(path_or_url: str, fps: float | None = None) -> Media:

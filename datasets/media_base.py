@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,8 @@ class Media:
             a few codecs hide packets without a frame among them.
         stems: names of the frames, None where they are numbered.
         frames: opens the source and yields its frames, as `__iter__` does.
+        times: when the frames are shown, in seconds from the first one; empty where all are 1 / fps apart.
+        steady: whether they are about 1 / fps apart, so that a video made of them needs no other times.
     """
 
     path: str
@@ -37,6 +40,8 @@ class Media:
     length: int | None
     stems: Sequence[str] | None
     frames: Callable[[], Iterator[Frame]]
+    times: Sequence[float] = ()
+    steady: bool = True
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield (H, W, 3) uint8 RGB frames.
@@ -50,19 +55,25 @@ class Media:
         """The name of the files made from frame `index`: in a folder the frame's own, otherwise 00000, 00001, ..."""
         return f"{index:05d}" if self.stems is None else self.stems[index]
 
+    def time_of(self, index: int) -> float:
+        """When frame `index` is shown, in seconds from the first one."""
+        if index < len(self.times):
+            return self.times[index]
+        return 0.0 if self.fps is None else float(index / self.fps)
+
 
 def exact_rate(fps: float | None) -> Fraction | None:
     """Frames per second that were asked for, as a ratio of numbers that files of videos can hold.
 
     Raises:
-        InputError: outside of `FRAME_RATES`.
+        InputError: no number, or outside of `FRAME_RATES`.
     """
     if fps is None:
         return None
     lowest, highest = FRAME_RATES
-    if not lowest <= fps <= highest:
-        raise InputError(f"fps={fps}: expected {lowest} to {highest} frames per second")
-    return Fraction(fps).limit_denominator(1_000_000)
+    if not isinstance(fps, Real) or not lowest <= fps <= highest:
+        raise InputError(f"fps={fps!r}: expected {lowest} to {highest} frames per second")
+    return Fraction(float(fps)).limit_denominator(1_000_000)
 
 
 def size_of_frame(frame: Any) -> tuple[int, int]:

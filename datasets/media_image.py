@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from datasets.media_base import Frame, Media
 from util.errors import InputError
@@ -20,14 +21,18 @@ logger = logging.getLogger(__name__)
 FOLDER_FPS = Fraction(10)
 # What counts as a frame in a folder; a single file is recognised by its content instead.
 _SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|jp2|a?png|webp|avif|bmp|dib|gif|tiff?|p[bgnp]m|tga)", re.IGNORECASE)
-_ANIMATED = ("WEBP", "PNG", "AVIF")  # formats of animations that are read as one image
+_SEVERAL = ("WEBP", "PNG", "AVIF", "TIFF")  # formats of animations and stacks that are read as one image
+_BARE_MJPEG = (".mjpg", ".mjpeg")  # Pillow sees the first frame only
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
 
 def is_image(path: Path) -> bool:
-    """Whether Pillow recognises the file as an image; False for an animated GIF, which is better read as a video."""
+    """Whether Pillow recognises the file as an image; False for an animated GIF or bare MJPEG: those are videos."""
     try:
         with Image.open(path) as image:
+            if image.format == "JPEG":
+                return path.suffix.lower() not in _BARE_MJPEG
             return image.format != "MPEG" and not (image.format == "GIF" and getattr(image, "is_animated", False))
     except UnidentifiedImageError:
         return False
@@ -63,13 +68,17 @@ def _to_rgb(image: Image.Image) -> Frame:
         grey = np.rint(np.clip(values / peak, 0, 1) * 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", seen.size, (255, 255, 255, 255)), seen)
+        image = over_white(image.convert("RGBA"))
     return np.array(image.convert("RGB"))
 
 
+def over_white(image: Image.Image) -> Image.Image:
+    """An image of mode RGBA as it looks on white."""
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+
+
 def open_image(path: Path, shown: str) -> Media:
-    """An image as `Media` of one frame, already decoded. Of an animation it is the first, and a warning says so.
+    """An image as `Media` of one frame, already decoded. Of several it is the first, and a warning says so.
 
     Args:
         path: the file.
@@ -80,11 +89,9 @@ def open_image(path: Path, shown: str) -> Media:
     """
     frame = read_image(path)
     with Image.open(path) as image:
-        if image.format in _ANIMATED and getattr(image, "is_animated", False):
+        if image.format in _SEVERAL and getattr(image, "is_animated", False):
             count = getattr(image, "n_frames", 1)
-            logger.warning(
-                "%s is an animation of %d frames: the first is used; as a GIF or a video all are", shown, count
-            )
+            logger.warning("%s holds %d images: the first is used; as a GIF or a video all are", shown, count)
     return Media(shown, "image", frame.shape[:2], None, 1, None, lambda: iter((frame,)))
 
 
@@ -101,7 +108,8 @@ def open_folder(folder: Path, shown: str, fps: Fraction | None) -> Media:
     Raises:
         InputError: no image in it, a damaged one, several sizes, or two names that differ only in their suffix.
     """
-    files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    # A link that leads nowhere is a frame that is missing.
+    files = [entry for entry in folder.iterdir() if not entry.is_dir() and not entry.name.startswith(".")]
     images = sorted((f for f in files if _SUFFIX.fullmatch(f.suffix)), key=lambda file: natural_key(file.name))
     if not images:
         raise InputError(f"{shown}: expected a folder of images (.jpg, .png, ...), found none among {len(files)} files")
@@ -130,6 +138,8 @@ def _upright_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
+            if isinstance(image, TiffImageFile):  # the size is upright already, or not, as Pillow's version has it
+                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     except UnidentifiedImageError:
         raise InputError(f"{path}: expected an image, found another or a damaged file") from None

@@ -18,11 +18,12 @@ import av
 from av.container import InputContainer
 from av.error import ExitError, FFmpegError
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from datasets.media_base import Frame
-from datasets.media_video import seconds_of, to_rgb, video_stream
+from datasets.media_video import decoder_of, seconds_of, to_rgb, video_stream
 from util.errors import InputError
 
 _ANALYSIS = {"analyzeduration": "1000000", "fpsprobesize": "0"}  # a second of a stream shows what is in it
@@ -104,12 +105,13 @@ class Stream:
         shown = self.address.shown
         with self._open() as container:
             stream = video_stream(container, shown)
-            stream.thread_type = "SLICE"  # threads per frame would hold frames back
+            decoder = decoder_of(stream)
+            decoder.thread_type = "SLICE"  # threads per frame would hold frames back
             timeline, converter = self._timeline(container), VideoReformatter()
             index, cut = -1, False
             piped_mp4 = self.address.location is None and "mp4" in container.format.name.split(",")
             for packet in self._packets(container.demux(stream), _MP4_ADVICE if piped_mp4 else ""):
-                pictures, damaged = self._decode(packet)
+                pictures, damaged = self._decode(packet, decoder)
                 cut = damaged if packet.size else cut
                 self.damaged += damaged
                 index += damaged
@@ -156,7 +158,7 @@ class Stream:
             yield packet
             advice = ""
 
-    def _decode(self, packet: Packet) -> tuple[list[VideoFrame], bool]:
+    def _decode(self, packet: Packet, decoder: VideoCodecContext) -> tuple[list[VideoFrame], bool]:
         """The pictures of a packet, and whether the packet is damaged or cut off."""
         if packet.size and packet.stream.codec_context.name == "mjpeg":
             ends = _JPEG_END in bytes(memoryview(packet)[-64:])
@@ -164,7 +166,7 @@ class Stream:
                 return [], True
             self._jpegs_end = ends  # there are cameras that leave the end out of every frame
         try:
-            return [] if packet.is_corrupt else list(packet.decode()), packet.is_corrupt
+            return [] if packet.is_corrupt else list(decoder.decode(packet)), packet.is_corrupt
         except FFmpegError:
             return [], True
 

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from numbers import Rational
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
+from PIL import Image
 
+from configs.schema import FRAME_RATES
 from datasets.media_base import Frame, Media
+from datasets.media_image import over_white
 from util.errors import InputError
 
 _FALLBACK_FPS = Fraction(25)  # of streams that carry neither time stamps nor a rate
 _TIME_SLACK = Fraction(1, 1000)  # containers round time stamps to as much as a millisecond
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # decoders of transparency, which FFmpeg's own leave out
 _VARIABLE = Fraction(1, 100)  # a nominal rate further than this from the measured one is not believed
 
 
@@ -34,10 +43,14 @@ class _Survey:
     Attributes:
         times: presentation times in seconds, ascending; None where a packet has none.
         fps: average frames per second.
+        shown: seconds from the first frame to each; 1 / fps apart where `times` cannot be believed.
+        steady: whether all of these are about 1 / fps apart.
     """
 
     times: Sequence[Fraction | None]
     fps: Fraction
+    shown: Sequence[float]
+    steady: bool
 
 
 class _Sampler:
@@ -72,9 +85,9 @@ class _Sampler:
 def open_video(path: Path, shown: str, fps: Fraction | None) -> Media:
     """A video file as `Media`; also still images that only FFmpeg knows.
 
-    Rotation and mirroring of the display matrix are applied; sound and transparency are dropped; a stream that changes
-    its size is scaled to the size of its first frame. The file is read through once (without decoding), which finds
-    the number of frames and files that were cut off.
+    Rotation and mirroring of the display matrix are applied; transparent parts are laid over white; sound is dropped; a
+    stream that changes its size is scaled to the size of its first frame. The file is read through once (without
+    decoding), which finds the number of frames and files that were cut off.
 
     Args:
         path: the file.
@@ -92,8 +105,12 @@ def open_video(path: Path, shown: str, fps: Fraction | None) -> Media:
     if still:
         return Media(shown, "image", size, None, 1, None, lambda: iter((first,)))
     sampler = _Sampler(survey, fps)
-    length = sum(sampler.keeps(index, time) for index, time in enumerate(survey.times))
-    return Media(shown, "video", size, sampler.fps, length, None, lambda: _decode(path, shown, survey, fps, size))
+    times = [survey.shown[index] for index, time in enumerate(survey.times) if sampler.keeps(index, time)]
+
+    def frames() -> Iterator[Frame]:
+        return _decode(path, shown, survey, fps, size)
+
+    return Media(shown, "video", size, sampler.fps, len(times), None, frames, times, survey.steady)
 
 
 def _open(path: Path, shown: str) -> InputContainer:
@@ -112,10 +129,16 @@ def _unreadable(shown: str, error: FFmpegError) -> InputError:
 
 
 def video_stream(container: InputContainer, shown: str) -> VideoStream:
-    """The first video stream that is not the cover picture of a sound file."""
+    """The first video stream that is neither the cover picture of a sound file nor a part of a picture."""
+    parts = [stream for stream in container.streams.video if stream.disposition & Disposition.dependent]
     for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
+        if stream not in parts and not stream.disposition & Disposition.attached_pic:
             return stream
+    if parts:
+        raise InputError(
+            f"{shown}: the picture is stored in {len(parts)} tiles, as phones do in HEIC files, which cannot be put "
+            "together here: save it as JPEG or PNG"
+        )
     kinds = " and ".join(
         sorted({"a cover picture" if s.type == "video" else s.type for s in container.streams}, reverse=True)
     )
@@ -123,38 +146,86 @@ def video_stream(container: InputContainer, shown: str) -> VideoStream:
     raise InputError(f"{shown}: expected a video, found {found}")
 
 
+def decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """What decodes the packets of a stream, with its transparency if it has any."""
+    name = _WITH_ALPHA.get(stream.codec_context.name, "")
+    if stream.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return stream.codec_context
+    decoder = CodecContext.create(name, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    return decoder
+
+
 def _survey(path: Path, shown: str) -> tuple[_Survey, bool]:
     """Read through the packets; also says whether the file is a still image."""
     with _open(path, shown) as container:
         stream = video_stream(container, shown)
-        whole, cut, end = 0, False, Fraction(0)
+        whole, cut, end, reached = 0, False, Fraction(0), 0
+        clock, rising = -math.inf, True
         times: list[Fraction | None] = []
         try:
             for packet in container.demux():
-                end = max(end, seconds_of(packet) or end)
+                end = max(end, _end_of(packet))
+                reached = max(reached, (packet.pos or 0) + packet.size)
                 if packet.stream.index != stream.index or not packet.size:
                     continue
                 cut = cut or packet.is_corrupt
                 whole += not packet.is_corrupt
                 if not packet.is_discard:
                     times.append(seconds_of(packet))
+                if packet.dts is not None:
+                    clock, rising = packet.dts, rising and packet.dts >= clock
         except FFmpegError as error:
             raise InputError(f"{shown}: the file breaks off after {whole} frames ({error.strerror})") from error
-        _refuse_cut_off(container, max(stream.frames, whole + cut), whole, end, shown)
-        still = container.format.name.endswith("_pipe") or container.format.name == "image2"
-        nominal = stream.average_rate or stream.guessed_rate
+        # An edit list can leave out frames of an MP4; what was cut off was read to the end of the file.
+        promised = stream.frames if reached >= path.stat().st_size else 0
+        _refuse_cut_off(container, max(promised, whole + cut), whole, end, shown)
+        pictures = container.format.name.endswith("_pipe") or container.format.name == "image2"
+        still = pictures or (stream.frames == 1 and stream.duration is None)  # an item of a HEIC file
+        nominal = exact(stream.average_rate) or exact(stream.guessed_rate)
+    return _timing(times, nominal, rising), still
+
+
+def _timing(times: Sequence[Fraction | None], nominal: Fraction | None, rising: bool) -> _Survey:
+    """What presentation times in seconds say, in any order, None where a packet has none.
+
+    Args:
+        times: of the packets.
+        nominal: frames per second according to the container, if it knows.
+        rising: False where the clock went back, as between recordings that were strung together.
+    """
     known = sorted(time for time in times if time is not None)
     complete = len(known) == len(times)
     span = known[-1] - known[0] if complete and len(known) > 1 else Fraction(0)
     fps = Fraction(len(known) - 1) / span if span else nominal or _FALLBACK_FPS
     if nominal and abs(fps - nominal) <= _VARIABLE * nominal:
         fps = nominal
-    return _Survey(known if complete else [None] * len(times), fps.limit_denominator(90000)), still
+    longest = max((later - time for time, later in pairwise(known)), default=Fraction(0))
+    believed = complete and rising and longest * Fraction(FRAME_RATES[0]) <= 1
+    if fps < FRAME_RATES[0]:  # the clock was set meanwhile: no video can be written at such a rate
+        fps = nominal if nominal and nominal >= FRAME_RATES[0] else _FALLBACK_FPS
+    fps = fps.limit_denominator(90000)
+    even = array("d", (index / float(fps) for index in range(len(times))))
+    shown = array("d", (float(time - known[0]) for time in known)) if believed else even
+    steady = all(abs(time - other) <= 2 * _TIME_SLACK for time, other in zip(shown, even, strict=True))
+    return _Survey(known if complete else [None] * len(times), fps, shown, steady)
 
 
 def seconds_of(timed: Packet | VideoFrame) -> Fraction | None:
     """The presentation time, None where there is none."""
-    return None if timed.pts is None or timed.time_base is None else timed.pts * timed.time_base
+    unit = exact(timed.time_base)
+    return None if timed.pts is None or unit is None else timed.pts * unit
+
+
+def exact(value: Rational | None) -> Fraction | None:
+    """A rate or a unit of time, None where it is unset: in PyAV 19 it is of a class of its own, and unset if false."""
+    return Fraction(value) if value else None
+
+
+def _end_of(packet: Packet) -> Fraction:
+    """Until when it is shown or heard, in seconds, as far as that is known."""
+    start = seconds_of(packet)
+    return Fraction(0) if start is None else start + (packet.duration or 0) * (exact(packet.time_base) or 0)
 
 
 def _refuse_cut_off(container: InputContainer, frames: int, whole: int, end: Fraction, shown: str) -> None:
@@ -179,9 +250,11 @@ def _decode(
     index = -1
     with _open(path, shown) as container:
         stream = video_stream(container, shown)
-        stream.thread_type = "AUTO"
+        decoder = decoder_of(stream)
+        decoder.thread_type = "AUTO"
         try:
-            for index, frame in enumerate(container.decode(stream)):
+            frames = (frame for packet in container.demux(stream) for frame in decoder.decode(packet))
+            for index, frame in enumerate(frames):
                 if sampler.keeps(index, seconds_of(frame)):
                     yield to_rgb(frame, size, converter)
         except FFmpegError as error:
@@ -193,12 +266,19 @@ def _decode(
 
 
 def to_rgb(frame: VideoFrame, size: tuple[int, int] | None, converter: VideoReformatter) -> Frame:
-    """(H, W, 3) uint8 RGB, upright, scaled to `size` (H, W) if that is given; one converter serves a whole video."""
+    """(H, W, 3) uint8 RGB, upright, transparent parts over white, scaled to `size` (H, W) if that is given.
+
+    One converter serves a whole video.
+    """
     turn = _display_matrix(frame)
     height, width = frame.height, frame.width
     if size is not None:
         height, width = size[::-1] if abs(turn[0]) < abs(turn[1]) else size
-    return _upright(converter.reformat(frame, width, height, "rgb24").to_ndarray(), turn)
+    transparent = any(component.is_alpha for component in frame.format.components)
+    pixels = converter.reformat(frame, width, height, "rgba" if transparent else "rgb24").to_ndarray()
+    if transparent and pixels[..., 3].min() < 255:
+        pixels = np.asarray(over_white(Image.fromarray(pixels)))
+    return _upright(pixels[..., :3], turn)
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:

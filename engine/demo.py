@@ -79,7 +79,8 @@ def segment_media(
     """
     prompts = clean_prompts(prompts)
     open_session(model, prompts, window=window, precision=precision)  # refuses what it cannot use before work begins
-    folder = ResultFolder(writable_folder(output_dir), prompts, media.fps, window, media.path)
+    root, timed = writable_folder(output_dir), not media.steady
+    folder = ResultFolder(root, prompts, media.fps, window, media.path, timed=timed)
     clocks = _Clocks()
     error: BaseException | None = None
     decoded = prefetch(clocks.decode.over(media), depth=window)
@@ -96,7 +97,8 @@ def segment_media(
             for result in clocks.model.over(results):
                 with clocks.model:
                     masks, scores = result.masks(threshold), result.object_scores.tolist()
-                folder.add(media.frame_name(result.index), waiting.popleft(), masks, scores)
+                name, time_shown = media.frame_name(result.index), media.time_of(result.index)
+                folder.add(name, waiting.popleft(), masks, scores, time_shown)
                 bar.update()
     except BaseException as caught:  # also Ctrl-C and SIGTERM: what is done is completed first
         error = caught

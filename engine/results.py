@@ -24,7 +24,7 @@ from util.drawing import Colour, draw_overlay, palette
 from util.errors import InputError
 from util.masks import mask_area, save_mask
 from util.naming import safe_names
-from util.paths import atomic_path, atomic_write, atomic_write_json
+from util.paths import atomic_path, atomic_write, atomic_write_json, remove_temporary_files
 
 COMBINED = "all_prompts"
 RECORD = "result.json"
@@ -47,37 +47,42 @@ class VideoFile:
 
     Args:
         path: the file.
-        fps: frames per second; in a growing file only what the frame rate is about.
+        fps: frames per second.
         growing: make a file that can be played while it is written, and after its writer was killed: it has its name
             from the first frame on, consists of fragments of at most a second, and every frame has its own time.
+        timed: every frame has its own time; `fps` is then what the frame rate is about.
     """
 
-    def __init__(self, path: Path, fps: Fraction, *, growing: bool = False) -> None:
+    def __init__(self, path: Path, fps: Fraction, *, growing: bool = False, timed: bool = False) -> None:
         self.path = path
         self.fps = fps
         self.growing = growing
+        self.timed = timed or growing
+        self._tick = -1  # of the last frame
         self._cleanup = contextlib.ExitStack()
         self._output: tuple[OutputContainer, VideoStream] | None = None
 
-    def add(self, frame: np.ndarray, seconds: float | None = None) -> None:
+    def add(self, frame: np.ndarray, seconds: float = 0.0) -> None:
         """Append a frame.
 
         Args:
             frame: (H, W, 3) uint8 RGB.
-            seconds: when it is shown, from the beginning; rising. For growing files only.
+            seconds: when it is shown, from the beginning; rising. Where frames have no times of their own, it says
+                nothing.
 
         Raises:
             OSError: it cannot be written; the file is then given up (a growing one keeps what it has).
         """
-        assert self.growing == (seconds is not None)
         frame = _reduced(frame, _LARGEST_FRAME)
         height, width = frame.shape[:2]
         even = cv2.copyMakeBorder(frame, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         pixels = cv2.cvtColor(even, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
         picture = av.VideoFrame.from_ndarray(pixels, format="yuv420p")
         picture.colorspace, picture.color_range = _BT601, _LIMITED_RANGE
-        if seconds is not None:
-            picture.pts, picture.time_base = round(seconds / _TICK), _TICK
+        if self.timed:
+            self._tick = max(round(seconds / _TICK), self._tick + 1)
+            picture.pts, picture.time_base = self._tick, _TICK
+            picture.duration = round(1 / self.fps / _TICK)  # of the last one; others last until the next
         with self._giving_up():
             if self._output is None:
                 self._output = self._open(even.shape[0], even.shape[1])
@@ -99,13 +104,14 @@ class VideoFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             target, muxer, tuning = self.path, _GROWING, {"tune": "zerolatency"}
         else:
-            target, muxer, tuning = self._cleanup.enter_context(atomic_path(self.path)), _WHOLE, {}
+            target, muxer = self._cleanup.enter_context(atomic_path(self.path)), _WHOLE
+            tuning = {"bf": "0"} if self.timed else {}  # frames out of order would be left out of the file's duration
         container = av.open(str(target), "w", format="mp4", options=muxer)
         stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20", **tuning})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = _BT601, _LIMITED_RANGE
-        if self.growing:
+        if self.timed:
             stream.codec_context.time_base = _TICK
         return container, stream
 
@@ -132,11 +138,13 @@ class FrameJob:
         name: of its files.
         frame: (H, W, 3) uint8 RGB.
         masks: (k, H, W) bool, one per label of the track.
+        time: when it is shown, in seconds.
     """
 
     name: str
     frame: np.ndarray
     masks: np.ndarray
+    time: float
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class Track:
         if self.overlays is not None:
             save_jpeg(self.overlays / f"{self.picture or job.name}.jpg", overlay)
         if self.video is not None:
-            self.video.add(overlay)
+            self.video.add(overlay, job.time)
 
     def finish(self) -> None:
         """Complete the video."""
@@ -209,19 +217,31 @@ class ResultFolder:
         fps: frame rate of the videos; None for a single image, which gets pictures only.
         depth: how many frames may wait to be written.
         source: what is segmented, for `refuse_own_results`; nothing if it is not on disk.
+        timed: whether frames in the videos have their own times.
 
     Raises:
         InputError: the results would replace the source.
     """
 
-    def __init__(self, root: Path, prompts: Sequence[str], fps: Fraction | None, depth: int, source: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        prompts: Sequence[str],
+        fps: Fraction | None,
+        depth: int,
+        source: str = "",
+        *,
+        timed: bool = False,
+    ) -> None:
         self.root = root
         self.prompts = prompts
+        self.timed = timed
         self.folders = safe_names(prompts, reserved=(COMBINED,))
         refuse_own_results(root, self.folders, source)
         self.colours = palette(len(prompts))
         self.is_video = fps is not None
         self._names: list[str] = []
+        self._times: list[float] = []
         self._records = [_PromptRecord() for _ in prompts]
         self._depth = depth
         self._tracks = [*map(self._track, range(len(prompts)), [fps] * len(prompts)), self._combined_track(fps)]
@@ -229,14 +249,14 @@ class ResultFolder:
 
     def _track(self, index: int, fps: Fraction | None) -> Track:
         folder = self.folders[index]
-        video = None if fps is None else VideoFile(self.root / f"{folder}.mp4", fps)
+        video = None if fps is None else VideoFile(self.root / f"{folder}.mp4", fps, timed=self.timed)
         masks, overlays = self.root / folder / "masks", self.root / folder / "overlays"
         return Track([self.prompts[index]], [self.colours[index]], video, masks, overlays)
 
     def _combined_track(self, fps: Fraction | None) -> Track:
         if fps is None:
             return Track(self.prompts, self.colours, None, overlays=self.root, picture=COMBINED)
-        return Track(self.prompts, self.colours, VideoFile(self.root / f"{COMBINED}.mp4", fps))
+        return Track(self.prompts, self.colours, VideoFile(self.root / f"{COMBINED}.mp4", fps, timed=self.timed))
 
     @property
     def written_names(self) -> list[str]:
@@ -248,7 +268,7 @@ class ResultFolder:
         """Time spent writing, summed over the threads."""
         return sum(writer.seconds for writer in self._writers)
 
-    def add(self, name: str, frame: np.ndarray, masks: np.ndarray, scores: Sequence[float]) -> None:
+    def add(self, name: str, frame: np.ndarray, masks: np.ndarray, scores: Sequence[float], time: float) -> None:
         """Take one frame's result and return before it is written, if not too many wait.
 
         Args:
@@ -256,6 +276,7 @@ class ResultFolder:
             frame: (H, W, 3) uint8 RGB.
             masks: (E, H, W) bool.
             scores: E object scores; infinite ones (scores switched off) are recorded as null.
+            time: when the frame is shown, in seconds from the first one.
 
         Raises:
             OSError: an earlier frame could not be written.
@@ -266,11 +287,12 @@ class ResultFolder:
             self._writers = [WriteBehind(track.write, track.finish, self._depth) for track in self._tracks]
         for index, writer in enumerate(self._writers):
             own = masks[index : index + 1] if index < len(self.prompts) else masks
-            writer.submit(FrameJob(name, frame, own))
+            writer.submit(FrameJob(name, frame, own, time))
         for record, mask, score in zip(self._records, masks, scores, strict=True):
             record.areas.append(mask_area(mask))
             record.scores.append(score if math.isfinite(score) else None)
         self._names.append(name)
+        self._times.append(round(time, 6))
 
     def finish(self) -> None:
         """Wait until all frames are written and the videos are complete. Raises the first error of a thread."""
@@ -287,9 +309,11 @@ class ResultFolder:
 
     def write_record(self, facts: dict[str, Any]) -> Path:
         """Write result.json, after `finish`: `facts`, the frames, and each prompt's files, areas and object scores."""
+        names = self.written_names
         record = {
             **facts,
-            "frames": self.written_names,
+            "frames": names,
+            "frame_times": self._times[: len(names)],
             "prompts": [self._describe(i) for i in range(len(self.prompts))],
             COMBINED: self._existing(f"{COMBINED}.mp4" if self.is_video else f"{COMBINED}.jpg"),
         }
@@ -343,10 +367,12 @@ def remove_earlier_results(root: Path, folders: Sequence[str]) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or not one of ours
         return
     files = _common_files(root)
+    remove_temporary_files(root)
     for folder in folders:
         names = frames if folder in known else set[str]()
         files += [root / f"{folder}.mp4"] if folder in known else []
         for kind, suffix in (("masks", ".png"), ("overlays", ".jpg")):
+            remove_temporary_files(root / folder / kind)
             found = (root / folder / kind).glob(f"*{suffix}")
             files += (file for file in found if file.stem in names or _NUMBER.fullmatch(file.stem))
     for file in files:

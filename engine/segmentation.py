@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,8 @@ from models.samwise import SAMWISE
 from util.background import prefetch
 from util.drawing import draw_overlay, palette
 from util.errors import InputError
-from util.paths import hide_secrets, is_url, writable_folder
+from util.locks import exclusive_folder
+from util.paths import hide_secrets, is_url
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 _ARRAY_FPS = Fraction(10)
@@ -98,10 +100,10 @@ def segment(
 
     Raises:
         InputError: a video that cannot be opened, frames of another kind (of an iterator, the first one is looked at),
-            or sentences that cannot be used.
+            or sentences or numbers that cannot be used.
     """
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold={threshold}: expected a number between 0 and 1, both excluded")
+    if not isinstance(threshold, Real) or not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold!r}: expected a number between 0 and 1, both excluded")
     if not isinstance(sentences, Iterable):
         raise InputError(f"expected a sentence or a list of them, found {sentences!r}")
     texts = [sentences] if isinstance(sentences, str) else list(sentences)
@@ -153,12 +155,9 @@ class Segmentation:
     ) -> None:
         self.sentences = tuple(sentences)
         self.media = media
-        self._model = model
         self._window = window
-        self._threshold = threshold
-        self._precision = precision
         self._kept = _MaskStore(len(sentences), media.frame_size)
-        self._computing = self._compute()
+        self._computing = _compute(model, media, self.sentences, self._kept, window, threshold, precision)
         self._error: Exception | None = None
         self._closed = False
 
@@ -181,7 +180,7 @@ class Segmentation:
                 continue
             if again is None:
                 again = itertools.islice(iter(self.media), index, None)
-            yield self._frame(index, next(again), *self._kept[index])
+            yield _segmented(self.media, self.sentences, index, next(again), *self._kept[index])
 
     @property
     def masks(self) -> np.ndarray:
@@ -205,18 +204,24 @@ class Segmentation:
 
         Raises:
             InputError: a frame cannot be decoded (what comes before it is written), the folder cannot be written to,
-                the results would replace the video, or the result was closed.
+                another run is doing so, the results would replace the video, or the result was closed.
             OSError: a file that cannot be written.
         """
         self._check_open()
-        results = ResultFolder(writable_folder(folder), self.sentences, self.media.fps, self._window, self.media.path)
+        with exclusive_folder(folder) as root:
+            return self._save(root)
+
+    def _save(self, root: Path) -> Path:
+        media, timed = self.media, not self.media.steady
+        results = ResultFolder(root, self.sentences, media.fps, self._window, media.path, timed=timed)
         error: BaseException | None = None
         try:
             for segmented in self:
-                results.add(segmented.name, segmented.frame, segmented.masks, segmented.object_scores)
+                time = media.time_of(segmented.index)
+                results.add(segmented.name, segmented.frame, segmented.masks, segmented.object_scores, time)
         except BaseException as caught:  # also Ctrl-C: what is done is completed first
             error = caught
-        return conclude(results, error, lambda complete: {"input": describe_input(self.media), "complete": complete})
+        return conclude(results, error, lambda complete: {"input": describe_input(media), "complete": complete})
 
     def close(self) -> None:
         """Stop decoding and forget the masks. Asking for them, or for frames, raises InputError from then on."""
@@ -234,9 +239,6 @@ class Segmentation:
         if self._closed:
             raise InputError("this result is closed: call segment again")
 
-    def _frame(self, index: int, frame: Frame, masks: np.ndarray, scores: tuple[float, ...]) -> SegmentedFrame:
-        return SegmentedFrame(index, self.media.frame_name(index), frame, masks, scores, self.sentences)
-
     def _advance(self) -> SegmentedFrame | None:
         """Compute the next frame; None after the last. An error is raised again at every further call."""
         if self._error is not None:
@@ -248,21 +250,35 @@ class Segmentation:
             self._error = error if isinstance(error, Exception) else interrupted
             raise
 
-    def _compute(self) -> Generator[SegmentedFrame]:
-        waiting: deque[Frame] = deque()
 
-        def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
-            for frame in frames:
-                waiting.append(frame)
-                yield frame
+def _compute(
+    model: SAMWISE,
+    media: Media,
+    sentences: Sequence[str],
+    kept: _MaskStore,
+    window: int,
+    threshold: float,
+    precision: str,
+) -> Generator[SegmentedFrame]:
+    """Segment and keep frame by frame. No method, so that it ends at once with a result that nobody has any more."""
+    waiting: deque[Frame] = deque()
 
-        with contextlib.closing(prefetch(self.media, self._window)) as decoded:
-            source = remembered(decoded)
-            results = stream(self._model, self.sentences, source, window=self._window, precision=self._precision)
-            for result in results:
-                masks, scores = result.masks(self._threshold), tuple(result.object_scores.tolist())
-                self._kept.append(masks, scores)
-                yield self._frame(result.index, waiting.popleft(), masks, scores)
+    def remembered(frames: Iterable[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            waiting.append(frame)
+            yield frame
+
+    with contextlib.closing(prefetch(media, window)) as decoded:
+        for result in stream(model, sentences, remembered(decoded), window=window, precision=precision):
+            masks, scores = result.masks(threshold), tuple(result.object_scores.tolist())
+            kept.append(masks, scores)
+            yield _segmented(media, sentences, result.index, waiting.popleft(), masks, scores)
+
+
+def _segmented(
+    media: Media, sentences: Sequence[str], index: int, frame: Frame, masks: np.ndarray, scores: tuple[float, ...]
+) -> SegmentedFrame:
+    return SegmentedFrame(index, media.frame_name(index), frame, masks, scores, sentences)
 
 
 class _MaskStore:
@@ -323,7 +339,8 @@ def _open(video: Video, fps: float | None, window: int) -> Media:
         return Media("array", "video", size, rate, len(video), None, lambda: iter(sequence))
     if not isinstance(video, Iterable):
         raise InputError(f"expected a path, a URL or frames of a video, found {video!r}")
-    frames = iter(video)
+    # An iterator may use its buffer again, and frames are taken ahead of the network.
+    frames = (frame.copy() if isinstance(frame, np.ndarray) else frame for frame in video)
     first = next(frames, None)
     if first is None:
         raise InputError("expected at least one frame, found none")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import struct
 import zipfile
 import zlib
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from datasets.masks import UNREADABLE_IMAGE, image_size
 from datasets.video_index import MASK_SUFFIX, VideoDataset
 from util.errors import InputError
-from util.paths import atomic_write
+from util.paths import atomic_write, files_below
 
 # Where a benchmark's server expects VIDEO/EXPRESSION/FRAME.png inside the zip.
 ZIP_PREFIXES = {"mevis": "", "ytvos": "Annotations/"}
@@ -92,12 +91,7 @@ def folder_faults(folder: str | Path, sizes: Sizes, workers: int = DEFAULT_WORKE
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: the folder of masks is missing")
-    found = [
-        f"{Path(parent).relative_to(root).as_posix()}/{name}".removeprefix("./")
-        for parent, _, names in os.walk(root, followlinks=True)
-        for name in names
-    ]
-    return _faults(found, sizes, lambda name: (root / name).read_bytes(), workers)
+    return _faults(list(files_below(root)), sizes, lambda name: (root / name).read_bytes(), workers)
 
 
 def zip_faults(path: str | Path, sizes: Sizes, prefix: str, workers: int = DEFAULT_WORKERS) -> list[str]:

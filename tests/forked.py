@@ -11,9 +11,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+from util.locks import exclusive_folder
 
 PATIENCE = 120.0  # seconds after which a test gives up
 
@@ -65,6 +68,21 @@ class Forked:
         while not condition():
             assert time.monotonic() < deadline, "gave up waiting"
             time.sleep(0.004)
+
+
+def holding(folder: Path) -> Forked:
+    """A process that has a folder of results to itself until it is killed."""
+    held = folder.parent / f"{folder.name}.held"
+
+    def work() -> None:
+        with exclusive_folder(folder):
+            held.touch()
+            threading.Event().wait()
+
+    child = Forked(work)
+    child.wait_until(held.exists)
+    held.unlink()
+    return child
 
 
 def partners(function: Callable[[], object], size: int) -> list[Forked]:

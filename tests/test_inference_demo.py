@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from datasets.media import open_media
 from engine.demo_truth import read_truth
 from models.tokenizer import byte_tokenizer
 from tests.conftest import build_micro
+from tests.forked import holding
 from tests.media_files import cut, picture, write_video
 from tests.weight_files import save_published
 from tools.data import make_demo_clip
@@ -118,6 +120,17 @@ def test_image_with_untrained_weights(
     printed = capsys.readouterr()
     assert "weights are untrained" in printed.out
     assert "frame/s" in printed.err
+
+
+def test_a_second_run_into_the_same_folder_is_one_line(files: Path, tmp_path: Path) -> None:
+    child = holding(tmp_path / "out")
+    arguments = [sys.executable, str(SCRIPT), *command({"--output_dir": str(tmp_path / "out")})]
+    done = subprocess.run(arguments, cwd=files, capture_output=True, text=True, check=False)
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: another run is writing to {tmp_path / 'out'}: wait for it, or choose")
+    assert done.stderr.count("\n") == 1
 
 
 def test_shipped_clip(tmp_path: Path) -> None:

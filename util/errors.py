@@ -6,6 +6,7 @@ import errno
 import logging
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run again",
@@ -35,8 +36,11 @@ def run_script(main: Callable[[], None]) -> None:
     """Call a script's `main`; on a user's error print one line to stderr and exit with status 2.
 
     `InputError` and `OSError` (missing or unwritable files, a full disk) are the user's to mend and get no traceback.
-    Ctrl-C exits with 130. Every other exception is a defect and keeps its traceback.
+    Ctrl-C exits with 130. Every other exception is a defect and keeps its traceback. Letters of sentences and of files'
+    names that standard output cannot show are escaped.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import json
+import os
 import re
 import tempfile
 import urllib.request
@@ -13,7 +14,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
-from os import fsync
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -25,11 +25,16 @@ from util.errors import InputError
 
 TIMEOUT_SECONDS = 60.0
 CHUNK_BYTES = 1 << 20
+_ENDLESS = "multipart/x-mixed-replace"  # what MJPEG cameras call their stream
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp(\..*)?")  # what `atomic_path` leaves behind at kill -9
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # User and password: up to the last @ of the authority, or of the whole URL where they hold an unescaped / ? or #.
 _USER = re.compile(rf"({_SCHEME.pattern})([^/?#]*|[^/?#@:\[]*:(?!\d*([/?#]|$)).*)@", re.DOTALL)
 _SECRET = re.compile(r"(?<=[?&;#])([^?&;#=]*(?:pass|pwd|token|key|secret|auth)[^?&;#=]*=)[^&#]*", re.IGNORECASE)
+
+
+class EndlessError(InputError):
+    """The server of an address sends without end, which is no file."""
 
 
 class _UrlHandler(HTTPURLHandler):
@@ -41,7 +46,7 @@ class _UrlHandler(HTTPURLHandler):
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any) -> str:
         self._check_kwargs(kwargs)
         name = unquote(urlsplit(_without_user(path)[0]).path).rsplit("/", 1)[-1]
-        name = re.sub(r"[^\w.-]", "_", name)[-100:] or "file"
+        name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[-100:] or "file"
         cached = Path(get_cache_dir(cache_dir)) / hashlib.sha256(path.encode()).hexdigest()[:20] / name
         cached.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(cached)):
@@ -51,7 +56,9 @@ class _UrlHandler(HTTPURLHandler):
 
 
 def _download(url: str, target: Path) -> None:
-    with open_url(url, TIMEOUT_SECONDS) as response, atomic_write(target) as handle:
+    with _open_url(url) as response, atomic_write(target) as handle:
+        if str(response.headers.get("Content-Type", "")).lower().startswith(_ENDLESS):
+            raise EndlessError(f"{hide_secrets(url)}: expected a file, found a stream without end")
         length = response.headers.get("Content-Length")
         total = int(length) if length is not None else None
         with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=target.name) as bar:
@@ -62,7 +69,7 @@ def _download(url: str, target: Path) -> None:
             raise OSError(f"the connection closed after {bar.n} of {total} bytes")
 
 
-def open_url(url: str, timeout: float) -> HTTPResponse:
+def _open_url(url: str) -> HTTPResponse:
     """Ask for an http(s) URL. A user and password in it go to its host alone, as Basic authentication (RFC 7617).
 
     Raises:
@@ -74,7 +81,7 @@ def open_url(url: str, timeout: float) -> HTTPResponse:
         pair = ":".join(unquote(part) for part in user.split(":", 1))
         token = base64.b64encode(pair.encode()).decode("ascii")
         request.add_unredirected_header("Authorization", f"Basic {token}")
-    response: HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     return response
 
 
@@ -117,7 +124,7 @@ def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
         cache_dir: where downloads are kept, instead of the cache that `path_manager` describes.
 
     Raises:
-        InputError: the URL cannot be downloaded, or its scheme is not http or https.
+        InputError: the URL cannot be downloaded, or its scheme is not http or https; an `EndlessError` for a stream.
     """
     if not is_url(path):
         return Path(path)
@@ -129,6 +136,8 @@ def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     options = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
     try:
         return Path(path_manager().get_local_path(url, **options))
+    except EndlessError:
+        raise
     except (OSError, HTTPException, ValueError) as error:  # an incomplete read, a refused host, a malformed URL
         shown, reason = hide_secrets(url), _SECRET.sub(r"\1***", str(error))
         raise InputError(f"{shown} cannot be downloaded ({reason}); check the address and the connection") from error
@@ -151,7 +160,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("r+b") as handle:
-            fsync(handle.fileno())
+            os.fsync(handle.fileno())
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -199,6 +208,13 @@ def sha256_of(path: str | Path) -> str:
         while chunk := handle.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """All files in and below `folder`, relative to it, with "/" between names; links to folders are followed."""
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
 def remove_temporary_files(folder: Path) -> None:

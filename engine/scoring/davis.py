@@ -107,7 +107,7 @@ def davis_sequences(
     if not listing.is_file():
         raise InputError(f"{listing} is missing; expected the names of the sequences of --set {subset} (docs/data.md)")
     annotations = _annotation_folder(root, davis, task)
-    names = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in listing.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
     sequences = [
         DavisSequence(name, task, tuple(sorted((annotations / name).glob(f"*{MASK_SUFFIX}")))) for name in names
     ]

@@ -18,6 +18,7 @@ from PIL import Image
 from datasets.masks import UNREADABLE_IMAGE
 from datasets.video_index import MASK_SUFFIX
 from util.errors import InputError
+from util.paths import files_below
 
 _MASK_MODES = ("1", "L", "P")
 _FAULTS_NAMED = 3
@@ -36,8 +37,7 @@ class MaskStore:
     def names(self) -> frozenset[str]:
         """Every PNG below the prefix, relative to it, with "/" between folders."""
         if self.path.is_dir():
-            root = self.path / self.prefix
-            return frozenset(file.relative_to(root).as_posix() for file in root.rglob(f"*{MASK_SUFFIX}"))
+            return frozenset(name for name in files_below(self.path / self.prefix) if name.endswith(MASK_SUFFIX))
         names = _open_zip(self.path).namelist()
         return frozenset(
             name.removeprefix(self.prefix)

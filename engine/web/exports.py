@@ -31,13 +31,13 @@ def export_overlays(job: Job, threshold: float, folder: Path) -> Steps:
     """The frames at full size with their masks in colour, as an MP4; for an image a JPEG."""
     count, fps = len(job.store), job.media.fps
     path = folder / f"{_stem(job)}-overlay.{'jpg' if fps is None else 'mp4'}"
-    video = None if fps is None else VideoFile(path, fps)
+    video = None if fps is None else VideoFile(path, fps, timed=not job.media.steady)
     for index, frame in _frames(job, count):
         picture = _draw(job, frame, index, threshold)
         if video is None:
             save_jpeg(path, picture)
         else:
-            video.add(picture)
+            video.add(picture, job.media.time_of(index))
         yield (index + 1) / count
     if video is not None:
         video.finish()
@@ -83,6 +83,7 @@ def export_record(job: Job, threshold: float, folder: Path) -> Steps:
         "complete": job.state == "done",
         "threshold": threshold_level(threshold) / (LEVELS + 1),
         "frames": [job.media.frame_name(index) for index in range(count)],
+        "frame_times": [round(job.media.time_of(index), 6) for index in range(count)],
         "prompts": prompts,
     }
     path = folder / f"{_stem(job)}.json"

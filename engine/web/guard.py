@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
+_LARGEST_REQUEST = 1 << 20  # bytes
 _THIS_COMPUTER = ("127.0.0.1", "localhost", "::1")
 
 
@@ -64,6 +66,43 @@ class OwnNames:
                     await answer(scope, receive, send)
                     return
         await self.app(scope, receive, send)
+
+
+class OwnFiles:
+    """Refuses requests for files at other addresses, which Gradio would fetch for a visitor, whatever their size.
+
+    What is asked with more than a mebibyte, but for uploads, is refused as well: it would be kept in memory.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        elsewhere = scope["type"] == "http" and "/file=http" in scope["path"].lower()
+        asks = scope["type"] == "http" and scope["method"] == "POST"
+        if asks and not Headers(scope=scope).get("content-type", "").startswith("multipart/"):
+            body = b""
+            async for part in Request(scope, receive).stream():
+                body += part
+                if len(body) > _LARGEST_REQUEST:
+                    await PlainTextResponse("This page is not asked that much.\n", 413)(scope, receive, send)
+                    return
+            with contextlib.suppress(ValueError, RecursionError):  # Gradio refuses it, too
+                elsewhere = elsewhere or _names_address(json.loads(body))
+            whole, later = [body], receive
+
+            async def receive() -> Message:
+                return {"type": "http.request", "body": whole.pop()} if whole else await later()
+
+        answer = PlainTextResponse("This page fetches nothing from elsewhere.\n", 403) if elsewhere else self.app
+        await answer(scope, receive, send)
+
+
+def _names_address(value: Any) -> bool:
+    """Whether a file among the values of a request is to come from somewhere else."""
+    if isinstance(value, dict):
+        return str(value.get("path")).lower().startswith("http") or any(map(_names_address, value.values()))
+    return isinstance(value, list) and any(map(_names_address, value))
 
 
 def names_of(host: str) -> Collection[str] | None:

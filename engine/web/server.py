@@ -111,9 +111,9 @@ def _launching(address: Address) -> dict[str, Any]:
     import gradio as gr
     from starlette.middleware import Middleware
 
-    from engine.web.guard import OwnHeaders, OwnNames, names_of
+    from engine.web.guard import OwnFiles, OwnHeaders, OwnNames, names_of
 
-    guards = [Middleware(OwnHeaders), Middleware(OwnNames, names_of(address.bare_host))]
+    guards = [Middleware(OwnHeaders), Middleware(OwnNames, names_of(address.bare_host)), Middleware(OwnFiles)]
     own, mono = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # those of the visitor's computer
     return {
         "app_kwargs": {"middleware": guards, "docs_url": None, "redoc_url": None},

@@ -45,8 +45,9 @@ def test_image_formats(tmp_path: Path, suffix: str) -> None:
     assert media.frame_name(0) == "00000"
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
     stored = {
         1: lambda x: x,
         2: lambda x: x[:, ::-1],
@@ -59,7 +60,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     }[orientation](picture(40, 64, 16))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "turned.jpg"
+    path = tmp_path / f"turned.{suffix}"
     Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
     media = open_media(str(path))
     assert media.frame_size == (40, 64)
@@ -185,7 +186,7 @@ def test_display_matrix(tmp_path: Path, matrix: tuple[int, int, int, int], shown
     assert all(quadrants(frame) == shown for frame in decoded(media))
 
 
-@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24), Fraction(1, 2)])
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24), Fraction(1, 2), Fraction(1, 20)])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_frame_rate_is_kept(tmp_path: Path, rate: Fraction, suffix: str) -> None:
     assert open_media(str(write_video(tmp_path / f"rate.{suffix}", 6, rate=rate))).fps == rate

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from datasets.media import open_media
-from tests.media_files import number_of, picture
+from tests.media_files import number_of, picture, write_video
+from util.errors import InputError
 
 
-@pytest.mark.parametrize("suffix", ["webp", "png"])
+@pytest.mark.parametrize("suffix", ["webp", "png", "tif"])
 def test_animation_that_is_read_as_an_image_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
 ) -> None:
@@ -26,7 +27,7 @@ def test_animation_that_is_read_as_an_image_is_reported(
     assert (media.kind, [number_of(frame) for frame in media]) == ("image", [0])
     (record,) = caplog.records
     assert "image." in record.getMessage()
-    assert "an animation of 3 frames: the first is used" in record.getMessage()
+    assert "holds 3 images: the first is used" in record.getMessage()
 
 
 @pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
@@ -41,3 +42,23 @@ def test_bare_mpeg_is_a_video(tmp_path: Path, codec: str) -> None:
     media = open_media(str(tmp_path / "video.mpg"))
     assert (media.kind, media.frame_size) == ("video", (48, 64))
     assert [number_of(frame) for frame in media] == pytest.approx([0, 4, 8, 12, 16], abs=1)
+
+
+@pytest.mark.parametrize("suffix", ["mjpg", "MJPEG"])
+def test_bare_mjpeg_is_a_video(tmp_path: Path, suffix: str) -> None:
+    """Pillow takes it for its first frame."""
+    path = write_video(tmp_path / "video.mjpeg", 5, codec="mjpeg", pix_fmt="yuvj420p")
+    media = open_media(str(path.rename(tmp_path / f"video.{suffix}")))
+    assert (media.kind, media.length, media.fps) == ("video", 5, 25)
+    assert [number_of(frame) for frame in media] == list(range(5))
+
+
+def test_a_frame_that_is_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    for number in (0, 2):
+        Image.fromarray(picture(16, 16, number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").symlink_to(tmp_path / "store" / "1.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"1\.png: the image cannot be read .*No such file"):
+        open_media(str(tmp_path))
+    (tmp_path / "1.png").unlink()
+    assert open_media(str(tmp_path)).length == 2

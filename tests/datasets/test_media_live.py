@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from datasets.media import LiveSource, Media, open_source
+from datasets.media import LiveSource, Media, open_media, open_source
 from datasets.media_live import LiveReader, is_live, open_live
 from datasets.media_stream import LiveFrame, _Timeline
 from tests.live_sources import SIZE, jpeg, mjpeg_server, mute_server, part, piped, rtsp_server
@@ -93,6 +93,36 @@ def test_mjpeg_over_http() -> None:
         assert [number_of(frame.pixels) for frame in frames] == list(range(12))
         again = taken(source.read(4, drop=False))
         assert len(again) == 12
+
+
+def test_a_file_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    data, asked = write_video(tmp_path / "video.mp4", 2).read_bytes(), list[str]()
+
+    class OneTimeLink(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if len(asked) == 1 else 410)
+            self.end_headers()
+            self.wfile.write(data if len(asked) == 1 else b"used up")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneTimeLink) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        for _ in range(2):
+            source = open_source(f"http://127.0.0.1:{server.server_address[1]}/video.mp4?once")
+            assert isinstance(source, Media)
+            assert source.length == 2
+        server.shutdown()
+    assert asked == ["/video.mp4?once"]
+
+
+def test_a_stream_where_a_file_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    with mjpeg_server(3) as address, pytest.raises(InputError, match="expected a file, found a stream without end"):
+        open_media(address)
 
 
 @contextlib.contextmanager

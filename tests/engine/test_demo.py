@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +23,7 @@ from engine.infer import stream
 from engine.segmentation import segment
 from models.samwise import SAMWISE
 from tests.conftest import build_micro
-from tests.media_files import picture, write_video
+from tests.media_files import picture, times_in, write_video
 from util.errors import InputError
 from util.paths import writable_folder
 
@@ -59,6 +60,40 @@ def test_video_gives_the_masks_of_the_streaming_api(micro_model: SAMWISE, tmp_pa
         assert (video.length, video.fps, video.frame_size) == (6, 10, (48, 64))
     assert set(record["times"]) == {"decode", "model", "write", "total", "fps"}
     assert all(value > 0 for value in record["times"].values())
+
+
+VARIABLE = [0, 100, 150, 400, 450, 500, 900, 950, 1000, 1500, 2000, 3000]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize(("fps", "shown"), [(None, VARIABLE), (2, [0, 500, 1000, 1500, 2000, 3000])])
+def test_frames_of_a_variable_rate_keep_their_times(
+    micro_model: SAMWISE, tmp_path: Path, suffix: str, fps: float | None, shown: list[int]
+) -> None:
+    path = write_video(tmp_path / f"variable.{suffix}", len(VARIABLE), times_ms=VARIABLE)
+    seconds = pytest.approx([number / 1000 for number in shown], abs=0.0011)
+    record = run(micro_model, open_media(str(path), fps), tmp_path / "out", prompts=["one"])
+    saved = segment(micro_model, path, "one", fps=fps).save(tmp_path / "saved")
+    for folder, own in ((tmp_path / "out", record), (saved.parent, json.loads(saved.read_text()))):
+        assert own["frame_times"] == seconds
+        for name in ("one.mp4", "all_prompts.mp4"):
+            assert times_in(folder / name) == seconds
+            with av.open(str(folder / name)) as container:
+                assert container.duration / av.time_base == pytest.approx(
+                    3 + 1 / open_media(str(path), fps).fps, abs=0.01
+                )
+
+
+@pytest.mark.parametrize(("fps", "times", "rate"), [(None, [0, 1, 2, 3, 4, 5, 6, 7], 30), (10, [0, 3, 6], 10)])
+def test_a_constant_rate_is_written_as_such(
+    micro_model: SAMWISE, tmp_path: Path, fps: float | None, times: list[int], rate: int
+) -> None:
+    """Also where the container rounds times, here to milliseconds."""
+    path = write_video(tmp_path / "constant.mkv", 8, rate=Fraction(30))
+    record = run(micro_model, open_media(str(path), fps), tmp_path / "out", prompts=["one"])
+    assert record["frame_times"] == pytest.approx([number / 30 for number in times], abs=0.001)
+    expected = [pytest.approx(number / rate, abs=1e-6) for number in range(len(times))]
+    assert times_in(tmp_path / "out" / "one.mp4") == expected
 
 
 def test_image_and_facts(micro_model: SAMWISE, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def finished_run(root: Path, media: Media, masks: dict[str, Sequence[np.ndarray]
     """The folder of a run that has found `masks`: prompt -> one per frame."""
     folder = ResultFolder(root, list(masks), Fraction(5), depth=2)
     for index, frame in enumerate(media):
-        folder.add(media.frame_name(index), frame, np.stack([own[index] for own in masks.values()]), [1.0] * len(masks))
+        found = np.stack([own[index] for own in masks.values()])
+        folder.add(media.frame_name(index), frame, found, [1.0] * len(masks), media.time_of(index))
     folder.finish()
     return folder.write_record({"complete": True})
 

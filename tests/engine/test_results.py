@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets.media import open_media
 from engine.results import ResultFolder, VideoFile
-from tests.media_files import number_of, picture, quadrants
+from tests.media_files import number_of, picture, quadrants, times_in
 from util.errors import InputError
 
 
@@ -63,6 +63,15 @@ def test_colours_survive_the_video(tmp_path: Path) -> None:
     assert np.abs(frame[corners].astype(int) - picture(64, 64, 16)[corners]).max() < 8
 
 
+def test_frames_with_their_own_times(tmp_path: Path) -> None:
+    video = VideoFile(tmp_path / "video.mp4", Fraction(10), timed=True)
+    for number, seconds in enumerate([0, 0.5, 0.5, 7, 7.25]):
+        video.add(picture(48, 64, number), seconds)
+    video.finish()
+    assert times_in(tmp_path / "video.mp4") == pytest.approx([0, 0.5, 0.5 + 1 / 90000, 7, 7.25])
+    assert [number_of(frame) for frame in open_media(str(tmp_path / "video.mp4"))] == list(range(5))
+
+
 def test_video_without_frames_is_no_file(tmp_path: Path) -> None:
     VideoFile(tmp_path / "video.mp4", Fraction(10)).finish()
     assert not list(tmp_path.iterdir())
@@ -80,7 +89,7 @@ def fill(folder: ResultFolder, names: list[str], prompts: int = 2) -> None:
         masks = np.zeros((prompts, 32, 48), bool)
         for index in range(prompts):
             masks[index, index : index + number + 1, :10] = True
-        folder.add(name, picture(32, 48, number), masks, [1.5, float("inf"), -2.0][:prompts])
+        folder.add(name, picture(32, 48, number), masks, [1.5, float("inf"), -2.0][:prompts], number / 5)
 
 
 def test_result_folder_of_a_video(tmp_path: Path) -> None:
@@ -90,6 +99,7 @@ def test_result_folder_of_a_video(tmp_path: Path) -> None:
     record = json.loads(folder.write_record({"complete": True}).read_text())
     assert record["complete"] is True
     assert record["frames"] == ["00000", "00001", "00002"]
+    assert record["frame_times"] == [0, 0.2, 0.4]
     assert record["all_prompts"] == "all_prompts.mp4"
     first, second = record["prompts"]
     assert (first["text"], first["folder"], first["video"]) == ("the disc", "the_disc", "the_disc.mp4")
@@ -151,10 +161,14 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     for writer in killed._writers:
         writer.end()
         writer.join()
+    unfinished = [tmp_path / f".{'0' * 32}.tmp.mp4", tmp_path / "square" / "overlays" / f".{'0' * 32}.tmp.jpg"]
+    for file in unfinished:
+        file.touch()
     folder = ResultFolder(tmp_path, ["disc", "square"], Fraction(5), depth=2)
     fill(folder, ["00000"])
     folder.finish()
     assert [file.name for file in (tmp_path / "disc" / "masks").iterdir()] == ["00000.png"]
+    assert not any(file.exists() for file in unfinished)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,9 @@ def test_ground_truth_that_is_refused(davis: Path, tmp_path: Path) -> None:
     (davis / "ImageSets" / "2017" / "val.txt").write_text("walk\nrun\n")
     with pytest.raises(InputError, match=r"no masks of 1 of the 2 sequences .* the first is run"):
         davis_sequences(davis, "unsupervised")
+    (davis / "ImageSets" / "2017" / "latin.txt").write_bytes(b"\xef\xbb\xbfwalk\nr\xfcn\n")
+    with pytest.raises(InputError, match=r"no masks of 1 of the 2 sequences"):
+        davis_sequences(davis, "unsupervised", "latin")
     assert [sequence.name for sequence in davis_sequences(davis, "unsupervised", allow_partial=True)] == ["walk"]
 
 

@@ -108,6 +108,10 @@ def test_zip_and_folder_with_and_without_top_folder_score_alike(
         assert evaluate_expressions(mevis, archive, tmp_path / "out", num_workers=0) == expected
     shutil.copytree(predictions, tmp_path / "X" / "Annotations")
     assert evaluate_expressions(mevis, tmp_path / "X", tmp_path / "out", num_workers=0) == expected
+    (tmp_path / "linked").mkdir()
+    for folder in predictions.iterdir():
+        (tmp_path / "linked" / folder.name).symlink_to(folder, target_is_directory=True)
+    assert evaluate_expressions(mevis, tmp_path / "linked", tmp_path / "out", num_workers=0) == expected
 
 
 def test_workers_give_the_same_scores(tmp_path: Path, mevis: VideoDataset, predictions: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import doctest
+import gc
 import itertools
 import json
 import re
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 
 import engine.segmentation
+import util.locks
 from datasets.media import open_media
 from engine.demo import segment_media
 from engine.infer import stream
@@ -22,6 +26,7 @@ from engine.segmentation import Segmentation, load, segment
 from models.checkpoint import save_compact
 from models.samwise import SAMWISE
 from tests.conftest import build_micro
+from tests.forked import holding
 from tests.live_sources import mjpeg_server
 from tests.media_files import cut, number_of, picture, write_video
 from tests.weight_files import assert_same, save_published
@@ -137,6 +142,30 @@ def test_iterator_is_read_once_but_its_masks_stay(micro_model: SAMWISE) -> None:
         next(iter(result))
 
 
+def test_an_iterator_may_use_its_buffer_again(micro_model: SAMWISE) -> None:
+    def frames() -> Iterator[np.ndarray]:
+        buffer = np.zeros((48, 64, 3), np.uint8)
+        for number in range(9):
+            buffer[:] = picture(48, 64, number)
+            yield buffer
+
+    result = segment(micro_model, frames(), SENTENCES, window=4)
+    assert [number_of(frame.frame) for frame in result] == list(range(9))
+    apart = [picture(48, 64, number) for number in range(9)]
+    np.testing.assert_array_equal(result.masks, segment(micro_model, apart, SENTENCES, window=4).masks)
+
+
+def test_what_nobody_looks_at_any_more_is_freed(micro_model: SAMWISE, video: Path) -> None:
+    before = threading.active_count()
+    gc.disable()
+    try:
+        for _ in segment(micro_model, video, SENTENCES, window=1):
+            break
+        assert threading.active_count() == before
+    finally:
+        gc.enable()
+
+
 def test_live_source(micro_model: SAMWISE) -> None:
     with mjpeg_server(10_000) as address, segment(micro_model, address, SENTENCES, window=1) as result:
         frames = list(itertools.islice(result, 4))
@@ -158,6 +187,19 @@ def test_saving_gives_what_the_demo_gives(micro_model: SAMWISE, video: Path, tmp
     assert files == {path.relative_to(tmp_path / "api") for path in (tmp_path / "api").rglob("*.*")}
     for file in (file for file in files if file.suffix in (".png", ".jpg")):
         assert (tmp_path / "demo" / file).read_bytes() == (tmp_path / "api" / file).read_bytes()
+
+
+def test_saving_keeps_out_of_the_folder_of_another_run(
+    micro_model: SAMWISE, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(util.locks, "_SOON_SECONDS", 0.0)
+    child = holding(tmp_path / "out")
+    with pytest.raises(InputError, match="another run is writing to"):
+        segment(micro_model, video, SENTENCES).save(tmp_path / "out")
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert segment(micro_model, video, SENTENCES).save(tmp_path / "out").is_file()
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_error_in_the_middle_is_raised_every_time(micro_model: SAMWISE, tmp_path: Path) -> None:
@@ -246,8 +288,11 @@ def test_what_cannot_be_used_is_refused_at_once(micro_model: SAMWISE, video: Any
         segment(micro_model, video, sentences)
 
 
-@pytest.mark.parametrize("value", [{"fps": -1}, {"fps": float("nan")}, {"threshold": 2}, {"threshold": 0}])
-def test_numbers_out_of_range(micro_model: SAMWISE, value: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "value",
+    [{"fps": -1}, {"fps": float("nan")}, {"fps": "5"}, {"threshold": 2}, {"threshold": 0}, {"threshold": "0.5"}],
+)
+def test_numbers_out_of_range(micro_model: SAMWISE, value: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(value))}=.*expected (a number|0.001 to 1000 frames)"):
         segment(micro_model, picture(8, 8), SENTENCES, **value)
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets.media_image import read_image
 from engine.infer import stream
 from models.samwise import SAMWISE
 from tests.conftest import SMALLEST, build_micro
@@ -198,13 +199,21 @@ def test_folders_that_cannot_be_used_are_one_line(refused: Refused, tmp_path: Pa
     assert "Not a directory" in refused(tmp_path / "frames", tmp_path / "file" / "out", "it")
 
 
+def test_frames_are_not_replaced_by_their_masks(refused: Refused, tmp_path: Path) -> None:
+    write_video(tmp_path / "1")
+    before = files_below(tmp_path)
+    assert "1: masks would replace the frames there" in refused(tmp_path / "1", tmp_path, "a", "b")
+    assert files_below(tmp_path) == before
+
+
 def test_sentences_that_cannot_be_used_are_one_line(refused: Refused, tmp_path: Path) -> None:
     write_video(tmp_path / "frames")
     given = tmp_path / "frames", tmp_path / "out"
     assert "sentence 1 is empty" in refused(*given, "it", "  ")
+    assert "sentence 0 is no valid Unicode text" in refused(*given, "\udcff")
     assert "expected at most 2 sentences, found 3: give fewer" in refused(*given, "a", "b", "c")
     assert "sentence 1 has 12 tokens, at most 8 are possible" in refused(*given, "a", "one " * 10)
-    assert files_below(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_truncated_frame_is_one_line_and_masks_before_it_stay(refused: Refused, tmp_path: Path) -> None:
@@ -215,7 +224,43 @@ def test_a_truncated_frame_is_one_line_and_masks_before_it_stay(refused: Refused
     (frames / "00006.png").unlink()
     (frames / "00006.jpg").write_bytes(whole.read_bytes()[:-200])
     assert "00006.jpg: the image cannot be decoded" in refused(frames, tmp_path / "out", "it")
-    assert files_below(tmp_path / "out") == [f"0/{index:05d}.png" for index in range(6)]
+    assert files_below(tmp_path / "out") == [*(f"0/{index:05d}.png" for index in range(6)), "masks.json"]
+
+
+def test_masks_of_a_longer_run_go_and_files_of_others_stay(package: ModuleType, tmp_path: Path) -> None:
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    write_video(frames)
+    package.main([str(frames), str(out), "a", "b"])
+    own = [out / "0" / "mine.png", out / "1" / "notes.txt", out / "2" / "00020.png", out / "00020.png"]
+    for file in own:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    for number in range(3, FRAMES):
+        (frames / f"{number:05d}.png").unlink()
+    package.main([str(frames), str(out), "a"])
+    masks = [f"0/{number:05d}.png" for number in range(3)]
+    assert files_below(out) == sorted([*masks, "masks.json", *(str(file.relative_to(out)) for file in own)])
+
+
+def test_masks_that_are_read_as_frames_are_not_removed(
+    refused: Refused, package: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "frames")
+    package.main([str(tmp_path / "frames"), str(tmp_path / "out"), "a", "b"])
+    capsys.readouterr()
+    before = files_below(tmp_path)
+    assert "1: masks would replace the frames there" in refused(tmp_path / "out" / "1", tmp_path / "out", "a")
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("names", [["../../precious", "..", 3], 5, {"a": 1}])
+def test_a_record_of_strangers_removes_nothing_outside(package: ModuleType, tmp_path: Path, names: Any) -> None:
+    write_video(tmp_path / "frames")
+    (tmp_path / "out" / "0").mkdir(parents=True)
+    (tmp_path / "precious.png").write_text("keep")
+    (tmp_path / "out" / "masks.json").write_text(json.dumps({"frames": names, "sentences": ["a"]}))
+    package.main([str(tmp_path / "frames"), str(tmp_path / "out"), "a"])
+    assert (tmp_path / "precious.png").read_text() == "keep"
 
 
 def test_frames_come_in_natural_order_and_upright(
@@ -247,6 +292,17 @@ def test_frames_come_in_natural_order_and_upright(
     assert [int(frame[5, 5, 0]) for frame in seen] == [20 * number for number in range(12)]
     with Image.open(tmp_path / "out" / "0" / "3.png") as mask:
         assert mask.size == (40, 26)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+def test_images_of_any_kind_are_read_as_in_the_code_base(package: ModuleType, tmp_path: Path, mode: str) -> None:
+    ramp = np.arange(40 * 26, dtype=np.uint16).reshape(26, 40) * 63
+    grey = Image.fromarray(ramp) if mode == "I;16" else Image.fromarray((ramp >> 8).astype(np.uint8)).convert(mode)
+    if mode in ("LA", "RGBA"):
+        grey.putalpha(Image.fromarray((ramp >> 8).astype(np.uint8)))
+    path = tmp_path / f"frame.{'jpg' if mode == 'CMYK' else 'png'}"
+    grey.save(path, **({"transparency": 7} if mode == "P" else {}))
+    np.testing.assert_array_equal(package.read_frame(path), read_image(path))
 
 
 def test_frames_that_do_not_belong_together_are_one_line(refused: Refused, tmp_path: Path) -> None:

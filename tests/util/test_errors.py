@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 
@@ -37,3 +39,15 @@ def test_defects_keep_their_traceback() -> None:
 
     with pytest.raises(KeyError):
         run_script(fail)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "\u00fc.mp4 a\\udcff.mp4"), ("ascii", "\\xfc.mp4 a\\udcff.mp4")]
+)
+def test_letters_that_the_output_cannot_show_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    output = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(output, encoding, write_through=True))
+    run_script(lambda: print("\u00fc.mp4", "a\udcff.mp4", end=""))  # noqa: T201
+    assert output.getvalue().decode(encoding) == shown

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -151,6 +152,12 @@ def test_url_is_downloaded_once(server: ThreadingHTTPServer, tmp_path: Path) -> 
     assert first.read_bytes() == b"served bytes"
     assert local_path(url, cache_dir=tmp_path / "cache") == first
     assert server.requested == ["/a.bin"]  # type: ignore[attr-defined]
+
+
+def test_a_long_name_in_another_script(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    name = "\u89c6" * 83 + ".mp4"
+    (tmp_path / "served" / name).write_bytes(b"served bytes")
+    assert local_path(url_of(server, quote(name)), cache_dir=tmp_path / "cache").suffix == ".mp4"
 
 
 def test_cache_folder_follows_the_environment(

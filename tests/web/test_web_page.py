@@ -125,6 +125,28 @@ def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
     assert not re.search(r"@import|@font-face|url\(.?https?:", theme)
 
 
+def test_nothing_is_fetched_for_a_visitor(page: Page, clip: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    async def fetch(url: str, *_: Any) -> None:
+        fetched.append(url)
+
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", fetch)
+    monkeypatch.setattr("gradio.routes.secure_url_stream_response", fetch)
+    client = PageClient(page[0], "guest")
+    for address in ("https://www.example.com/clip.mp4", "http://example.com/"):
+        file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        for function, values in (("upload", [file]), ("legend", [file]), ("run", [[{"it": file}], 0.5])):
+            with pytest.raises(httpx.HTTPStatusError, match="403"):
+                client.call(function, *values)
+    assert client.http.get("gradio_api/file=https://www.example.com/clip.mp4").status_code == 403
+    assert client.http.get("gradio_api/file%3Dhttp://www.example.com/clip.mp4").status_code in (403, 404)
+    assert fetched == []
+    assert client.http.post("gradio_api/queue/join", content=bytes(3 << 20)).status_code == 413
+    assert "9 frames" in client.open("https.mp4", clip)
+    client.leave()
+
+
 def test_four_visitors_at_once(page: Page, tmp_path: Path) -> None:
     url, studio = page
     clips = [write_video(tmp_path / f"{n}.mp4", 3 + n).read_bytes() for n in range(4)]

@@ -3,8 +3,8 @@
     python run.py FRAMES OUT "the red disc" "the blue square"
 
 FRAMES holds images of one size, whose names give their order, numbers by their value. OUT gets SENTENCE/NAME.png, 0 and
-255, with the sentences counted from 0. Needs torch, numpy, Pillow and tokenizers. What goes into the programs and comes
-out of them is in interface.json.
+255, with the sentences counted from 0, and masks.json, by which the next run into OUT knows what it may remove. Needs
+torch, numpy, Pillow and tokenizers. What goes into the programs and comes out of them is in interface.json.
 
 Axes: E sentences, L tokens, T frames of a clip, S side of the network input, H and W of a frame, h and w resized.
 """
@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 from torch import Tensor
 
+RECORD = "masks.json"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 _ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF
 
@@ -59,7 +60,7 @@ class Exported:
         """Token ids (E, L) int64, and (E, L) bool that is False for padding.
 
         Raises:
-            InputError: an empty sentence, one that is too long, or more than the programs were exported for.
+            InputError: a sentence that is empty, too long or no text, or more than the programs were exported for.
         """
         most = self.interface["axes"]
         if len(sentences) > most["expressions"]:
@@ -70,6 +71,8 @@ class Exported:
         for number, text in enumerate(sentences):
             if not text.strip():
                 raise InputError(f"sentence {number} is empty: give a few words that describe the object")
+            if any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise InputError(f"sentence {number} is no valid Unicode text: type it again")
         ids = [torch.tensor(self.tokenizer.encode(" ".join(text.split())).ids) for text in sentences]
         padding = float(self.interface["text"]["padding_id"])
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding).long()
@@ -189,13 +192,19 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, upright (EXIF).
+    """(H, W, 3) uint8 RGB, upright (EXIF); 16 bits are scaled to 8, and transparent parts are laid over white.
 
     Raises:
         InputError: damaged, truncated or not an image.
     """
     with opened(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):
+            upright = Image.fromarray(np.rint(np.asarray(upright) / 257).astype(np.uint8))
+        if upright.has_transparency_data:
+            seen = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+        return np.asarray(upright.convert("RGB"))
 
 
 @contextlib.contextmanager
@@ -211,12 +220,39 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def write_mask(path: Path, mask: np.ndarray) -> None:
     """Write (H, W) bool as 0 and 255, all or nothing; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which it replaces if nothing goes wrong."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def earlier_masks(out: Path) -> list[Path]:
+    """The masks that the last run into a folder wrote, or would have, by its record; none without one."""
+    try:
+        record = json.loads((out / RECORD).read_text("utf-8"))
+        names, count = [str(name) for name in record["frames"]], len(record["sentences"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    plain = [name for name in names if Path(name).name == name]
+    return [out / str(number) / f"{name}.png" for number in range(count) for name in plain]
+
+
+def begin(out: Path, sentences: Sequence[str], names: Sequence[str]) -> None:
+    """Make the folder of the masks, remove those of the last run, and record what this one writes."""
+    out.mkdir(parents=True, exist_ok=True)
+    for mask in earlier_masks(out):
+        mask.unlink(missing_ok=True)
+    with replacing(out / RECORD) as temporary:
+        temporary.write_text(json.dumps({"sentences": list(sentences), "frames": list(names)}, indent=2), "utf-8")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -239,13 +275,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = find_frames(args.frames)
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: expected a folder for the masks, found a file; give another path")
-    args.out.mkdir(parents=True, exist_ok=True)
+    folders = [args.out / str(number) for number in range(len(args.sentences))]
+    replaced = {*folders, *(mask.parent for mask in earlier_masks(args.out))}
+    if args.frames.resolve() in [folder.resolve() for folder in replaced]:
+        raise InputError(f"{args.frames}: masks would replace the frames there; give another folder than {args.out}")
     size = upright_size(paths[0])  # of all of them
-    results = Exported(Path(__file__).resolve().parent).segment(args.sentences, map(read_frame, paths))
+    exported = Exported(Path(__file__).resolve().parent)
+    exported.tokens(args.sentences)  # refuses what it cannot use before anything is removed
+    begin(args.out, args.sentences, [path.stem for path in paths])
+    results = exported.segment(args.sentences, map(read_frame, paths))
     for path, logits in zip(paths, results, strict=True):
         large = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-        for number, mask in enumerate((large.sigmoid() > 0.5).cpu().numpy()):
-            write_mask(args.out / str(number) / f"{path.stem}.png", mask)
+        for folder, mask in zip(folders, (large.sigmoid() > 0.5).cpu().numpy(), strict=True):
+            write_mask(folder / f"{path.stem}.png", mask)
     print(f"{len(paths)} frames, {len(args.sentences)} sentences: {args.out}")
 
 
