@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         benchmark = DavisBenchmark(open_ref_davis(args.davis_path), sequences, args.set, folder, args.results_path)
         options = options_from(all_flags(args))
         if args.merge:
-            merge_shards(benchmark, options)
+            merge_shards(benchmark, options, processes)
             return
         check_folders(benchmark)
         args.resume = weights_to_resume(all_flags(args))

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         benchmark = ExpressionBenchmark(dataset, Path(args.output_dir) / args.name_exp)
         options = options_from(all_flags(args))
         if args.merge:
-            merge_shards(benchmark, options)
+            merge_shards(benchmark, options, processes)
             return
         check_folders(benchmark)
         args.resume = weights_to_resume(all_flags(args))

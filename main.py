@@ -9,7 +9,15 @@ from configs.cli import all_flags, network_from_args, parse_flags, refuse_other_
 from configs.flags import VIDEO_SETS
 from engine.inference.start import load_network, stored_config, stored_flags, weights_to_resume
 from engine.train.evaluate import evaluate_checkpoint
-from engine.train.start import AUTO, checkpoint_to_continue, load_to_train, prepare, train, warn_of_kept_values
+from engine.train.start import (
+    AUTO,
+    checkpoint_to_continue,
+    load_to_train,
+    prepare,
+    train,
+    warn_of_inference_flags,
+    warn_of_kept_values,
+)
 from util.distributed import joined_processes
 from util.errors import InputError, run_script
 from util.logging import setup_logging
@@ -21,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, or with --eval evaluate, as parsed flags say."""
     with joined_processes(not args.no_distributed) as processes:
         setup_logging(processes.log_level)
+        warn_of_inference_flags(args.given)
         if args.eval:
             if args.resume == AUTO:
                 raise InputError("--resume auto goes on with a training: give --eval the file of a checkpoint")

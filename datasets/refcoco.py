@@ -6,7 +6,7 @@ ROOT/train2014/*.jpg and ROOT/NAME/instances_NAME_SPLIT.json; every sentence is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,11 @@ class RefCocoDataset:
             return decode_segmentation(item.segmentation, item.size)
         except ValueError as error:
             raise InputError(f"{self.path}: annotation of image {item.id}: {error}") from None
+
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """Every sentence as the network reads it, after the place where it stands."""
+        for item in self.objects:
+            yield f"{self.path}: image {item.id}", item.caption
 
     def by_image(self) -> dict[str, list[ReferredObject]]:
         """The sentences of every image file, in order."""

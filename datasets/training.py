@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datasets.augmentation import ClipTransform
 from datasets.clip_sampling import global_frames, local_frames
-from datasets.media_image import read_image
+from datasets.masks import read_frame
 from datasets.mevis import open_mevis
 from datasets.ref_davis import open_ref_davis
 from datasets.ref_ytvos import open_ref_ytvos
@@ -51,6 +52,10 @@ class ClipSet(Dataset[TrainingClip]):
         """Number of clip starts."""
         return len(self._source)
 
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """Every caption, after the place where it stands."""
+        return self._source.sentences()
+
     def __getitem__(self, key: tuple[int, int]) -> TrainingClip:
         """Clip `index` in `epoch`, or another one drawn in its place if its target is not visible or a file is bad.
 
@@ -84,7 +89,7 @@ class ClipSet(Dataset[TrainingClip]):
             places.setdefault(path, place)
         frames, size = [], drawn.masks.shape[1:]
         for path in places:
-            frame = read_image(path)
+            frame = read_frame(path)
             if frame.shape[:2] != size:
                 raise InputError(f"{path}: the frame is {shape(frame.shape[:2])}, its mask {shape(size)}")
             frames.append(frame)

@@ -5,7 +5,8 @@ Axes: N clips of a source, T frames of a clip, H rows and W columns of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from datasets.clip_sampling import FrameSampler, clip_starts
 from datasets.packed import PackedLists, PackedValues
 from datasets.refcoco import RefCocoDataset
 from datasets.validation import shape
-from datasets.video_index import MaskDictionary, VideoDataset
+from datasets.video_index import MaskDictionary, VideoDataset, fold
 from util.errors import InputError
 
 
@@ -41,6 +42,9 @@ class ClipSource(Protocol):
 
     def __len__(self) -> int:
         """N."""
+
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """Every caption, after the place where it stands."""
 
     def draw(self, index: int, rng: np.random.Generator) -> DrawnClip:
         """Choose the frames of clip `index` and decode their masks.
@@ -74,7 +78,7 @@ class VideoClips:
         if not starts:
             raise InputError(f"{dataset.meta_path}: no expression to train with, expected at least one")
         self._starts = np.array(starts, dtype=np.int32)  # (N, 3): video, expression, frame
-        self._videos = dataset.videos
+        self._dataset = replace(dataset, ground_truth=None)
         self._ground_truth = dataset.ground_truth
         if isinstance(self._ground_truth, MaskDictionary):
             self._ground_truth = replace(self._ground_truth, masks=PackedLists.pack(self._ground_truth.masks))
@@ -85,10 +89,14 @@ class VideoClips:
         """See `ClipSource`."""
         return len(self._starts)
 
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """See `ClipSource`."""
+        return ((place, fold(text)) for place, text in self._dataset.sentences())
+
     def draw(self, index: int, rng: np.random.Generator) -> DrawnClip:
         """See `ClipSource`; a frame that the clip has twice is decoded once."""
         place, number, start = self._starts[index].tolist()
-        video = self._videos[place]
+        video = self._dataset.videos[place]
         expression = video.expressions[number]
         frames = self._sampler(rng, len(video.frames), start, self._num_frames)
         masks = {frame: self._ground_truth.mask(video, expression, frame) for frame in sorted(set(frames))}
@@ -116,6 +124,10 @@ class ImageClips:
         """See `ClipSource`."""
         return len(self._dataset.objects)
 
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """See `ClipSource`."""
+        return self._dataset.sentences()
+
     def draw(self, index: int, rng: np.random.Generator) -> DrawnClip:
         """See `ClipSource`; nothing is random here."""
         item = self._dataset.objects[index]
@@ -133,6 +145,10 @@ class JoinedClips:
     def __len__(self) -> int:
         """See `ClipSource`."""
         return int(self._ends[-1])
+
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """See `ClipSource`."""
+        return itertools.chain.from_iterable(source.sentences() for source in self._sources)
 
     def draw(self, index: int, rng: np.random.Generator) -> DrawnClip:
         """See `ClipSource`."""

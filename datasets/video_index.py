@@ -6,7 +6,7 @@ Axes: T frames of a video, H rows, W columns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,6 +210,12 @@ class VideoDataset:
     def expression_count(self) -> int:
         """Number of (video, expression) pairs."""
         return sum(len(video.expressions) for video in self.videos)
+
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """Every sentence, after the place where it stands."""
+        for video in self.videos:
+            for expression in video.expressions:
+                yield f"{self.meta_path}: videos/{video.name}/expressions/{expression.id}", expression.text
 
     def frame_count(self) -> int:
         """Number of frames of all videos."""

@@ -27,6 +27,7 @@ from configs.schema import HieraConfig, ModelConfig, Sam2Config, TextConfig
 from models.checkpoint_keys import is_trainable
 from util.errors import InputError
 from util.paths import atomic_write, local_path
+from util.seal import read_seal, verify
 
 Kind = Literal["samwise", "compact", "sam2", "roberta", "fairseq roberta"]
 
@@ -69,7 +70,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         path: a .pt, .pth, .bin or .safetensors file (recognised by content), or a URL of one.
 
     Raises:
-        InputError: a missing, damaged or truncated file, or one that holds none of the known kinds of weights.
+        InputError: a missing, damaged or truncated file (a training's seal shows any change), or one that holds none of
+            the known kinds of weights.
     """
     file = local_path(path)
     if not file.is_file():
@@ -103,6 +105,8 @@ def _read_torch(file: Path, head: bytes) -> Checkpoint:
     if not head.startswith((b"PK", b"\x80")):
         raise InputError(f"{file} holds no weights: {_describe(head)}; expected a .pt, .pth or .safetensors file")
     try:
+        if read_seal(file):
+            verify(file)
         with safe_namespace():
             content = torch.load(str(file), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # a damaged pickle raises anything

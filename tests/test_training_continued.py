@@ -14,6 +14,7 @@ import torch
 
 import main
 from configs import loading
+from engine.segmentation import load
 from models.tokenizer import byte_tokenizer, tokenizer_text
 from tests import miniature
 from tests.forked import Forked, partners
@@ -118,13 +119,30 @@ def test_flags_that_it_does_not_use_are_named(
     arguments: list[str], run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     main.main([*arguments, "--untrained", *steps(1)])
-    ignored = ["--overwrite", "--start_epoch", "0", "--cuda_graphs"]
+    ignored = ["--overwrite", "--start_epoch", "0", "--cuda_graphs", "--split", "valid"]
     with caplog.at_level(logging.WARNING):
         main.main([*arguments, *steps(2), "--resume", "auto", *ignored])
-    for flag in ("--overwrite", "--start_epoch", "--cuda_graphs"):
+    for flag in ("--overwrite", "--start_epoch", "--cuda_graphs", "--split"):
         assert f"{flag} is not used" in caplog.text
     assert state(run, 1)
     assert state(run, 2)
+
+
+def test_the_rate_of_the_optimizer_is_the_one_that_is_written_down(
+    arguments: list[str], run: Path, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    main.main([*arguments, "--untrained", *steps(1), "--lr", "1e-3"])
+    for count in (2, 3):  # also when it goes on for a second time
+        caplog.clear()
+        main.main([*arguments, *steps(count), "--lr", "1e-4", "--resume", "auto"])
+        assert "--lr 0.0001 is not used: the training that goes on has 0.001" in caplog.text
+        assert state(run, count)["args"]["lr"] == json.loads((run / "run.json").read_text())["flags"]["lr"] == 1e-3
+    whole = torch.load(run / "checkpoints" / "last.pth", weights_only=True)
+    optimizer = {name: state(run, 3)[name] for name in ("optimizer", "lr_scheduler")}
+    torch.save({**whole, **optimizer}, workplace / "both.pth")
+    both = ["--resume", str(workplace / "both.pth"), "--roberta", str(tokenizer_folder(workplace / "words"))]
+    main.main([*arguments, *both, *steps(1), "--name_exp", "Y", "--resume_optimizer", "--lr", "1e-4"])
+    assert "--lr is not used: --resume_optimizer takes that of" in caplog.text
 
 
 def test_flags_that_do_not_fit_are_refused(arguments: list[str]) -> None:
@@ -133,3 +151,39 @@ def test_flags_that_do_not_fit_are_refused(arguments: list[str]) -> None:
     main.main([*arguments, "--untrained", *steps(1)])
     with pytest.raises(InputError, match="the checkpoint does not fit --sam2_version nano: it was trained with tiny"):
         main.main([*arguments, "--sam2_version", "nano", *steps(2), "--resume", "auto"])
+
+
+@pytest.mark.parametrize("split", ["train", "valid_u"])
+def test_a_sentence_that_is_too_long_is_refused_before_the_first_step(
+    arguments: list[str], run: Path, workplace: Path, split: str
+) -> None:
+    meta = workplace / "mevis" / split / "meta_expressions.json"
+    meta.write_text(meta.read_text().replace("the square at the bottom", "very " * 600 + "long"))
+    with pytest.raises(InputError, match=rf"{split}/meta_expressions\.json: videos/one/expressions/1: .* tokens"):
+        main.main([*arguments, "--untrained", "--max_iterations", "1"])
+    assert not (run / "log.jsonl").exists()
+
+
+def test_the_rate_drops_where_it_would_have_without_a_later_start(arguments: list[str], run: Path) -> None:
+    """An epoch has 12 steps; the log counts those that are left out, and so does the schedule."""
+    later = ["--epochs", "2", "--start_epoch", "1", "--lr", "1e-3", "--lr_drop", "5", "13"]
+    main.main([*arguments, "--untrained", *later, *steps(14)])
+    rates = {line["iteration"]: line["learning_rate"] for line in map(json.loads, (run / "log.jsonl").open())}
+    assert rates == {13: pytest.approx(1e-4), 14: pytest.approx(1e-5)}
+    main.main([*arguments, *later, "--epochs", "2", *steps(15), "--resume", "auto"])
+    assert state(run, 15)["lr_scheduler"]["last_epoch"] == 15
+
+
+@pytest.mark.parametrize("use", [steps(1), ["--eval"]], ids=["training", "evaluation"])
+def test_weights_that_have_changed_on_the_disk_are_refused(
+    arguments: list[str], run: Path, workplace: Path, use: list[str]
+) -> None:
+    main.main([*arguments, "--untrained", *steps(1)])
+    last = run / "checkpoints" / "last.pth"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    with pytest.raises(InputError, match=r"last\.pth is damaged .*some of its bytes have changed"):
+        main.main([*arguments, "--resume", str(last), "--name_exp", "Y", *use])
+    with pytest.raises(InputError, match=r"last\.pth is damaged"):
+        load(last)

@@ -37,7 +37,7 @@ if not __package__:  # run as a file: the project's folder has to be found
 from configs.flags import natural_int, positive_float
 from configs.loading import load_model_config
 from engine.runtime import resolve_device
-from engine.train.sealed import DamagedFileError, load_content, plain, write_sealed
+from engine.train.sealed import load_content, plain, write_sealed
 from models.build import load_model
 from models.samwise import SAMWISE
 from tools.stand_in.lessons import Lessons, Outcome
@@ -50,6 +50,7 @@ from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
 from util.paths import atomic_path, writable_folder
+from util.seal import DamagedFileError
 
 HEADS = Path("training/heads.pth")  # in a folder of results
 WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left at the end

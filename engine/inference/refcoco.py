@@ -22,7 +22,7 @@ from engine.inference.images import ImageSegmenter, cut_into_units
 from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
 from engine.inference.record import RunRecord, environment, log_to, remove_outcome, weights_digest
-from engine.inference.run import ALONE
+from engine.inference.run import ALONE, check_sentences
 from engine.inference.sentence_records import Rle, SentenceRecords
 from engine.published_figures import refcoco_table
 from engine.runtime import float32_arithmetic
@@ -131,7 +131,8 @@ def evaluate_refcoco(
     """
     if options.visualize:
         logger.warning("--visualize draws videos, not the images of RefCOCO: it is ignored")
-    _check_sentences(model, sets)
+    for dataset in sets:
+        check_sentences(model, dataset.sentences())
     run = _Run(model, folder, options, processes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_as_interrupt())
@@ -264,16 +265,3 @@ class _Run:
             "write": segmenter.write_seconds,
             "total": time.perf_counter() - self.started,
         }
-
-
-def _check_sentences(model: SAMWISE, sets: Sequence[RefCocoDataset]) -> None:
-    """Refuse a sentence that the text encoder cannot take before any compute starts."""
-    tokenizer = model.tokenizer
-    assert tokenizer is not None
-    for dataset in sets:
-        for item in dataset.objects:
-            if len(item.caption.encode()) + 2 > tokenizer.max_tokens:  # a token has a byte at least; <s> and </s>
-                try:
-                    tokenizer([item.caption])
-                except InputError as error:
-                    raise InputError(f"{dataset.path}: image {item.id}: {error}") from error

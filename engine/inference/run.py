@@ -6,13 +6,13 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tqdm import tqdm
 
-from datasets.video_index import Video, VideoDataset
+from datasets.video_index import Video
 from engine.inference.batching import automatic_batch, automatic_videos, group_videos
 from engine.inference.benchmarks import Benchmark
 from engine.inference.follow_up import FollowUp
@@ -72,7 +72,7 @@ def run_benchmark(
         OSError: a file cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM. In all these cases what is finished stays, and the next run goes on.
     """
-    _check_sentences(model, benchmark.dataset)
+    check_sentences(model, benchmark.dataset.sentences())
     if options.protocol == "paper" and options.eval_clip_window == 1:
         logger.warning(
             "--protocol paper treats a clip of one frame as an image: with --eval_clip_window 1 no frame remembers "
@@ -90,13 +90,17 @@ def run_benchmark(
         return run.work()
 
 
-def merge_shards(benchmark: Benchmark, options: InferenceOptions) -> Mapping[str, Any] | None:
-    """Pack and score what runs with `InferenceOptions.shard` have segmented. Needs no network.
+def merge_shards(
+    benchmark: Benchmark, options: InferenceOptions, processes: Processes = ALONE
+) -> Mapping[str, Any] | None:
+    """Pack and score what runs with `InferenceOptions.shard` have segmented. Needs no network, and one process only.
 
     Returns, raises: as `run_benchmark`; also InputError if a video is not finished.
     """
     if options.overwrite or options.shard is not None:
         raise InputError("--merge segments nothing and removes nothing: leave --overwrite and --shard out")
+    if not processes.is_main:
+        return None
     dataset = benchmark.dataset
     manifest = _manifest(benchmark)
     identity = manifest.resume_any()
@@ -290,13 +294,21 @@ def _evaluation_mode(model: SAMWISE) -> Iterator[None]:
         model.train(training)
 
 
-def _check_sentences(model: SAMWISE, dataset: VideoDataset) -> None:
-    """Refuse a sentence that the text encoder cannot take before any compute starts."""
+def check_sentences(model: SAMWISE, sentences: Iterable[tuple[str, str]]) -> None:
+    """Refuse a sentence that the text encoder cannot take before any compute starts.
+
+    Args:
+        model: the network with its tokenizer.
+        sentences: each after the place where it stands, which the message names.
+
+    Raises:
+        InputError: there is one.
+    """
     assert model.tokenizer is not None
-    for video in dataset.videos:
-        for expression in video.expressions:
+    for number, (place, text) in enumerate(sentences):
+        may_be_long = len(text.lower().encode()) + 2 > model.tokenizer.max_tokens  # a token has a byte; <s> and </s>
+        if number == 0 or may_be_long:  # the first shows whether there is what motion prompts need
             try:
-                model.tokenizer([expression.text])
+                model.tokenizer([text])
             except InputError as error:
-                where = f"videos/{video.name}/expressions/{expression.id}"
-                raise InputError(f"{dataset.meta_path}: {where}: {error}") from error
+                raise InputError(f"{place}: {error}") from error

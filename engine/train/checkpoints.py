@@ -22,19 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.train.sealed import (
-    DamagedFileError,
-    load_content,
-    plain,
-    read_seal,
-    read_sealed,
-    stored_bytes,
-    verify,
-    write_sealed,
-)
+from engine.train.sealed import load_content, plain, read_sealed, stored_bytes, write_sealed
 from util.errors import InputError
 from util.locks import PATIENCE_SECONDS, exclusive
 from util.paths import atomic_write_json, local_path, read_json_object, remove_temporary_files
+from util.seal import DamagedFileError, read_seal, verify
 
 logger = logging.getLogger(__name__)
 

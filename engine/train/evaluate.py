@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from engine.inference.refcoco import evaluate_refcoco, image_identity, open_eval
 from engine.inference.run import ALONE, run_benchmark
 from engine.scoring.davis import DavisSequence, davis_sequences
 from engine.train.checkpoints import CHECKPOINTS
+from models.half_weights import forget_half_weights
 from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.paths import atomic_write_json, read_json_object
@@ -49,6 +51,10 @@ class EvaluationData(ABC):
     headline: ClassVar[str]
 
     @abstractmethod
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """Every sentence, after the place where it stands."""
+
+    @abstractmethod
     def identity(self, model: SAMWISE, folder: Path, options: InferenceOptions) -> Mapping[str, Any]:
         """What decides the masks."""
 
@@ -67,6 +73,8 @@ class EvaluationData(ABC):
 class _VideoData(EvaluationData):
     """Common to the benchmarks of videos."""
 
+    dataset: VideoDataset
+
     @abstractmethod
     def benchmark(self, folder: Path) -> Benchmark:
         """The benchmark with its results in `folder`."""
@@ -74,6 +82,10 @@ class _VideoData(EvaluationData):
     @abstractmethod
     def figures(self, scores: Mapping[str, Any]) -> dict[str, float]:
         """The measures in the content of scores.json."""
+
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """See `EvaluationData`."""
+        return self.dataset.sentences()
 
     def identity(self, model: SAMWISE, folder: Path, options: InferenceOptions) -> Mapping[str, Any]:
         """See `EvaluationData`."""
@@ -134,6 +146,10 @@ class RefCocoData(EvaluationData):
 
     headline: ClassVar[str] = "overall_iou"
     sets: Sequence[RefCocoDataset]
+
+    def sentences(self) -> Iterator[tuple[str, str]]:
+        """See `EvaluationData`."""
+        return itertools.chain.from_iterable(dataset.sentences() for dataset in self.sets)
 
     def identity(self, model: SAMWISE, folder: Path, options: InferenceOptions) -> Mapping[str, Any]:
         """See `EvaluationData`."""
@@ -264,6 +280,7 @@ class EpochEvaluation:
             torch.cuda.empty_cache()  # the batch is chosen by the memory that is free
         facts = {"flags": dict(self.flags), "epoch": epoch}
         figures = self.data.evaluate(model, own, self.options, self.processes, facts)
+        forget_half_weights(model)
         if on_gpu:
             torch.cuda.empty_cache()
         if self.processes.is_main:

@@ -136,6 +136,7 @@ class Training:
     def skip_epochs(self, epochs: int) -> None:
         """Begin a new training at a later epoch (`--start_epoch`)."""
         self.position = Position(epoch=epochs, iteration=epochs * self.steps_per_epoch)
+        self.optimization.skip(self.position.iteration)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -29,7 +29,7 @@ class Optimization:
 
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.MultiStepLR
     max_norm: float
 
     @property
@@ -46,6 +46,13 @@ class Optimization:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
+
+    def skip(self, steps: int) -> None:
+        """Begin where the schedule is after `steps` steps."""
+        drops = sum(milestone <= steps for milestone in self.schedule.milestones.elements())
+        for group in self.optimizer.param_groups:
+            group["lr"] *= DROP_FACTOR**drops
+        self.schedule.last_epoch = steps
 
     def load(self, state: Mapping[str, Any], where: str) -> None:
         """Take over the state of an optimizer and a schedule, as checkpoints hold them.

@@ -1,7 +1,6 @@
 """Files that tell whether they are whole: what `torch.save` writes, with a seal as the comment at the end of the zip.
 
-The seal is `SEAL_BYTES` of ASCII: a JSON object that says what the file is, padded with spaces, and the SHA-256 of
-every byte before. To all other programs the file is an ordinary checkpoint.
+`util.seal` reads it. To all other programs the file is an ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,18 +18,12 @@ import torch
 from torch import Tensor
 
 from models.checkpoint_formats import safe_namespace
-from util.paths import CHUNK_BYTES, atomic_write
+from util.paths import atomic_write
+from util.seal import DIGEST_BYTES, SEAL_BYTES, SEAL_FORMAT, DamagedFileError, verify
 
-SEAL_BYTES = 512
-_DIGEST_BYTES = 64
 _ZIP_END = b"PK\x05\x06"  # begins the last record of a zip, whose last two bytes are the length of the comment
 _ZIP_END_BYTES = 22
-_FORMAT = "samwise-training"
 _OVERHEAD_BYTES = 1 << 20  # more than a checkpoint needs beside its tensors
-
-
-class DamagedFileError(Exception):
-    """A file is not what was written; the message says what is wrong with it."""
 
 
 class _Sealer:
@@ -75,9 +68,9 @@ class _Sealer:
             raise self._failure
         assert self._end.startswith(_ZIP_END)
         assert self._end.endswith(b"\0\0")
-        text = json.dumps({"format": _FORMAT, **about}).encode("ascii")
-        assert len(text) <= SEAL_BYTES - _DIGEST_BYTES
-        self._put(self._end[:-2] + SEAL_BYTES.to_bytes(2, "little") + text.ljust(SEAL_BYTES - _DIGEST_BYTES))
+        text = json.dumps({"format": SEAL_FORMAT, **about}).encode("ascii")
+        assert len(text) <= SEAL_BYTES - DIGEST_BYTES
+        self._put(self._end[:-2] + SEAL_BYTES.to_bytes(2, "little") + text.ljust(SEAL_BYTES - DIGEST_BYTES))
         self._handle.write(self._digest.hexdigest().encode("ascii"))
 
 
@@ -107,48 +100,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-def read_seal(path: Path) -> dict[str, Any] | None:
-    """What the seal says (`about`), without a look at the rest of the file; None if there is no seal."""
-    with path.open("rb") as handle:
-        size = handle.seek(0, os.SEEK_END)
-        handle.seek(max(size - SEAL_BYTES, 0))
-        try:
-            about = json.loads(handle.read(SEAL_BYTES)[:-_DIGEST_BYTES])
-        except ValueError:
-            return None
-    return about if isinstance(about, dict) and about.get("format") == _FORMAT else None
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """What the seal of a whole file says.
-
-    Raises:
-        DamagedFileError: the file is not as it was written.
-    """
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            raise DamagedFileError("it is empty")
-        about = read_seal(path)
-        if about is None:
-            raise DamagedFileError(f"its end is missing or changed ({size} bytes are there)")
-        with path.open("rb") as handle:
-            digest = hashlib.sha256()
-            for chunk in _chunks(handle, size - _DIGEST_BYTES):
-                digest.update(chunk)
-            if handle.read() != digest.hexdigest().encode("ascii"):
-                raise DamagedFileError("some of its bytes have changed (the SHA-256 differs)")
-    except OSError as error:
-        raise DamagedFileError(f"it cannot be read ({error.strerror or error})") from error
-    return about
-
-
-def _chunks(handle: IO[bytes], count: int) -> Iterator[bytes]:
-    while count > 0 and (chunk := handle.read(min(CHUNK_BYTES, count))):
-        count -= len(chunk)
-        yield chunk
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

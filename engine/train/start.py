@@ -12,6 +12,7 @@ from typing import Any
 from configs.schema import ModelConfig
 from datasets.training import ClipSet, open_training_set
 from engine.inference.record import command_line, describe_weights, environment, log_to
+from engine.inference.run import check_sentences
 from engine.runtime import resolve_device
 from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpoint, load_file
 from engine.train.evaluate import EpochEvaluation
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 _ORIGIN = ("resume", "sam2_weights", "roberta", "untrained")
+_KEPT = ("lr", "lr_drop", "weight_decay")  # what optimizer and schedule bring along
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,13 @@ def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
     return None
 
 
+def warn_of_inference_flags(given: Collection[str]) -> None:
+    """Say which of the flags `given` neither a training uses nor its evaluation, whose split and folders are fixed."""
+    for name in ("split", "results_path"):
+        if name in given:
+            logger.warning("--%s is not used: it is for the inference scripts", name)
+
+
 def warn_of_kept_values(flags: Mapping[str, Any], given: Collection[str], continued: StoredCheckpoint | None) -> None:
     """Say which given values a training does not use; one that goes on has an optimizer and a schedule already.
 
@@ -104,9 +113,11 @@ def warn_of_kept_values(flags: Mapping[str, Any], given: Collection[str], contin
         continued: from `checkpoint_to_continue`.
     """
     stored = {} if continued is None else continued.state["args"]
-    for name in ("lr", "lr_drop", "weight_decay"):
+    for name in _KEPT:
         if name in given and name in stored and flags[name] != stored[name]:
             logger.warning("--%s %s is not used: the training that goes on has %s", name, flags[name], stored[name])
+        if name in given and "resume_optimizer" in given:
+            logger.warning("--%s is not used: --resume_optimizer takes that of %s", name, flags["resume"])
     for name in ("overwrite", "start_epoch"):
         if name in given and continued is not None:
             logger.warning("--%s is not used: the training goes on where it was", name)
@@ -160,7 +171,7 @@ def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tu
     """The network with the weights to begin or to go on with, on the device of this process.
 
     Raises:
-        InputError: files that are missing or do not fit.
+        InputError: files that are missing or do not fit, or a sentence that is too long.
     """
     flags, origin = start.flags, start.origin
     device = resolve_device(processes.device(flags["device"]))
@@ -173,6 +184,9 @@ def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tu
             model.tokenizer = find_tokenizer(config, **origin)
         _check_vocabulary(model, start.continued)
     logger.info("%s", report.summary())
+    check_sentences(model, start.clips.sentences())
+    if start.evaluation is not None:
+        check_sentences(model, start.evaluation.data.sentences())
     return model, report
 
 
@@ -201,6 +215,7 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
     """
     flags, folder = start.flags, start.folder
     options = TrainOptions.from_flags(flags)
+    kept = {name: start.stored[name] for name in _KEPT if name in start.stored}
     with contextlib.ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(log_to(folder / "log.txt"))
@@ -210,7 +225,7 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
             options,
             folder,
             processes,
-            {**flags, **start.origin},
+            {**flags, **start.origin, **kept},
             start.weight_files(report),
             start.evaluation,
         )

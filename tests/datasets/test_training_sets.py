@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datasets.mevis import open_mevis
 from datasets.packed import PackedLists
@@ -77,6 +78,17 @@ def test_davis_clips(tmp_path: Path) -> None:
     assert torch.equal(clips[0, 0].frames[0], clips[0, 0].frames[1])
 
 
+def test_frames_are_read_as_they_are_stored_like_their_masks(tmp_path: Path) -> None:
+    write_ytvos(tmp_path, "train", ["a"], frames=1)
+    path = tmp_path / "train/JPEGImages/a/00000.jpg"
+    upright = opened("ytvos", tmp_path, num_frames=1)[0, 0]
+    exif = Image.Exif()
+    exif[0x0112] = 3  # to be shown upside down
+    with Image.open(path) as image:
+        image.save(path, quality="keep", exif=exif)
+    assert content(opened("ytvos", tmp_path, num_frames=1)[0, 0]) == content(upright)
+
+
 def test_all_joins_the_three_sets_of_images(tmp_path: Path) -> None:
     for name in ("refcoco", "refcoco+", "refcocog"):
         write_coco(tmp_path, name, "train")
@@ -106,9 +118,12 @@ Spoil = Callable[[Path], object]
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "JPEGImages/a/00001.jpg").write_bytes(cut_jpeg()), "JPEGImages/a/00001.jpg: the image cannot"),
-        (lambda f: (f / "JPEGImages/a/00001.jpg").unlink(), "JPEGImages/a/00001.jpg: the image cannot be decoded"),
-        (lambda f: (f / "JPEGImages/a/00001.jpg").write_bytes(b"x"), "JPEGImages/a/00001.jpg: expected an image"),
+        (
+            lambda f: (f / "JPEGImages/a/00001.jpg").write_bytes(cut_jpeg()),
+            "JPEGImages/a/00001.jpg: the image does not",
+        ),
+        (lambda f: (f / "JPEGImages/a/00001.jpg").unlink(), "JPEGImages/a/00001.jpg: the image does not decode"),
+        (lambda f: (f / "JPEGImages/a/00001.jpg").write_bytes(b"x"), "JPEGImages/a/00001.jpg: the image does not"),
         (lambda f: (f / "Annotations/a/00001.png").write_bytes(b"x"), "Annotations/a/00001.png: the mask does not"),
         (lambda f: write_labels(f / "Annotations/a", 2, (9, 9)), "a/00000.jpg: the frame is 32x24 .*, its mask 9x9"),
         (lambda f: (f / "Annotations/a/00001.png").unlink(), "Annotations/a/00001.png: the file is missing"),

@@ -25,9 +25,10 @@ from hypothesis import HealthCheck, given, settings
 
 from engine.train import checkpoints
 from engine.train.checkpoints import CheckpointStore, load_file
-from engine.train.sealed import DamagedFileError, plain, read_sealed, stored_bytes, verify, write_sealed
+from engine.train.sealed import plain, read_sealed, stored_bytes, write_sealed
 from tests.forked import Forked
 from util.errors import InputError
+from util.seal import DamagedFileError, verify
 
 
 def some_state(iteration: int, numbers: int = 2000) -> dict[str, Any]:
