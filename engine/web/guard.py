@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'self'; base-uri 'self'; form-action 'self'"
 )
 _LARGEST_REQUEST = 1 << 20  # bytes
+_FILE_ELSEWHERE = re.compile("/file[=/]http", re.IGNORECASE)  # Gradio knows both forms
 _THIS_COMPUTER = ("127.0.0.1", "localhost", "::1")
 
 
@@ -78,7 +80,7 @@ class OwnFiles:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        elsewhere = scope["type"] == "http" and "/file=http" in scope["path"].lower()
+        elsewhere = scope["type"] == "http" and _FILE_ELSEWHERE.search(scope["path"]) is not None
         asks = scope["type"] == "http" and scope["method"] == "POST"
         if asks and not Headers(scope=scope).get("content-type", "").startswith("multipart/"):
             body = b""

@@ -140,6 +140,7 @@ def test_nothing_is_fetched_for_a_visitor(page: Page, clip: bytes, monkeypatch: 
             with pytest.raises(httpx.HTTPStatusError, match="403"):
                 client.call(function, *values)
     assert client.http.get("gradio_api/file=https://www.example.com/clip.mp4").status_code == 403
+    assert client.http.get("gradio_api/file/https://www.example.com/clip.mp4").status_code == 403
     assert client.http.get("gradio_api/file%3Dhttp://www.example.com/clip.mp4").status_code in (403, 404)
     assert fetched == []
     assert client.http.post("gradio_api/queue/join", content=bytes(3 << 20)).status_code == 413
