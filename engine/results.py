@@ -106,7 +106,8 @@ class VideoFile:
         else:
             target, muxer = self._cleanup.enter_context(atomic_path(self.path)), _WHOLE
             tuning = {"bf": "0"} if self.timed else {}  # frames out of order would be left out of the file's duration
-        container = av.open(str(target), "w", format="mp4", options=muxer)
+        # With the "file:" prefix no colon in a name is taken for a protocol.
+        container = av.open(f"file:{target}", "w", format="mp4", options=muxer)
         stream = container.add_stream("libx264", rate=self.fps, options={"preset": "veryfast", "crf": "20", **tuning})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

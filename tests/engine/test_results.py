@@ -72,6 +72,17 @@ def test_frames_with_their_own_times(tmp_path: Path) -> None:
     assert [number_of(frame) for frame in open_media(str(tmp_path / "video.mp4"))] == list(range(5))
 
 
+@pytest.mark.parametrize("growing", [False, True])
+def test_a_folder_whose_name_looks_like_a_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growing: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = VideoFile(Path("09:30/video.mp4"), Fraction(10), growing=growing)
+    video.add(picture(48, 64))
+    video.finish()
+    assert len(list(open_media("09:30/video.mp4"))) == 1
+
+
 def test_video_without_frames_is_no_file(tmp_path: Path) -> None:
     VideoFile(tmp_path / "video.mp4", Fraction(10)).finish()
     assert not list(tmp_path.iterdir())
