@@ -129,11 +129,20 @@ def _unreadable(shown: str, error: FFmpegError) -> InputError:
 
 
 def video_stream(container: InputContainer, shown: str) -> VideoStream:
-    """The first video stream that is neither the cover picture of a sound file nor a part of a picture."""
+    """The first video stream that is neither the cover picture of a sound file nor a part of a picture.
+
+    Raises:
+        InputError: there is none, or FFmpeg has no decoder for it, as for SVG.
+    """
     parts = [stream for stream in container.streams.video if stream.disposition & Disposition.dependent]
     for stream in container.streams.video:
-        if stream not in parts and not stream.disposition & Disposition.attached_pic:
-            return stream
+        if stream in parts or stream.disposition & Disposition.attached_pic:
+            continue
+        if stream.codec_context is None:
+            raise InputError(
+                f"{shown}: there is no decoder for its pictures here: save it as an H.264 video, a JPEG or a PNG"
+            )
+        return stream
     if parts:
         raise InputError(
             f"{shown}: the picture is stored in {len(parts)} tiles, as phones do in HEIC files, which cannot be put "

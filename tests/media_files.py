@@ -139,6 +139,12 @@ def write_heif(path: Path, *, tiled: bool) -> Path:
     return path
 
 
+def without_decoder(path: Path) -> Path:
+    """A video in MPEG-4 Part 2 (AVI) that says it is something that nobody knows."""
+    path.write_bytes(write_video(path, codec="mpeg4").read_bytes().replace(b"FMP4", b"ZZZZ"))
+    return path
+
+
 def cut(path: Path, target: Path, share: float) -> Path:
     """Copy the first part of a file."""
     data = path.read_bytes()

@@ -14,7 +14,7 @@ from av.error import FFmpegError
 from PIL import Image, UnidentifiedImageError
 
 from datasets.media import Frame, Media, open_media
-from datasets.media_video import open_video
+from datasets.media_video import open_video, video_stream
 from util.errors import InputError
 
 # Others are left out because they run programs (EPS) or name further files (playlists), or nobody uploads them.
@@ -164,7 +164,7 @@ def _check_video(path: Path, shown: str, limits: Limits) -> None:
         with av.open(f"file:{path.resolve()}", options=options) as container:
             if not container.streams.video:
                 raise InputError(f"{shown} has no picture. Choose an image or a video.")
-            stream = container.streams.video[0]
+            stream = video_stream(container, shown)
             _check_pixels(stream.width, stream.height, shown, limits)
             _check_frames(stream.frames, shown, limits)
             times = [(container.duration or 0) / av.time_base, float((stream.duration or 0) * (stream.time_base or 0))]

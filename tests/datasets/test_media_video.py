@@ -13,8 +13,20 @@ import pytest
 from PIL import Image
 
 from datasets.media import open_media
+from datasets.media_live import open_live
 from datasets.media_video import exact
-from tests.media_files import GREEN, RED, number_of, picture, quadrants, set_edit_list, write_heif, write_video
+from tests.live_sources import piped
+from tests.media_files import (
+    GREEN,
+    RED,
+    number_of,
+    picture,
+    quadrants,
+    set_edit_list,
+    without_decoder,
+    write_heif,
+    write_video,
+)
 from util.errors import InputError
 
 
@@ -55,6 +67,20 @@ def test_recordings_that_were_strung_together_have_no_common_clock(tmp_path: Pat
 def test_a_part_of_a_picture_is_not_taken_for_the_picture(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"photo\.heic: the picture is stored in 2 tiles, .* save it as JPEG or PNG"):
         open_media(str(write_heif(tmp_path / "photo.heic", tiled=True)))
+
+
+def test_pictures_that_nothing_here_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = tmp_path / "drawing.svg"
+    drawing.write_text("<svg xmlns='http://www.w3.org/2000/svg' width='10' height='10'/>")
+    files = drawing, without_decoder(tmp_path / "unknown.avi")
+    for file in files:
+        with pytest.raises(InputError, match=f"{file.name}: there is no decoder for its pictures here: save it as"):
+            open_media(str(file))
+    with (
+        piped(monkeypatch, lambda pipe: pipe.write(files[1].read_bytes())),
+        pytest.raises(InputError, match="standard input: there is no decoder"),
+    ):
+        open_live("-")
 
 
 def test_a_picture_in_the_container_of_a_video_is_an_image(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.web.limits import Limits, check_upload, parse_sentences, shown_name
-from tests.media_files import write_video
+from tests.media_files import without_decoder, write_video
 from tests.web.hostile_files import HOSTILE, postscript
 from util.errors import InputError
 
@@ -39,6 +39,11 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
         check_upload(path, "clip.mp4", Limits(file_bytes=100))
     with pytest.raises(InputError, match="not arrived"):
         check_upload(tmp_path / "missing.mp4", "clip.mp4", LIMITS)
+
+
+def test_a_file_whose_pictures_nothing_here_decodes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^clip\.avi: there is no decoder"):
+        check_upload(without_decoder(tmp_path / "1f0c.avi"), "clip.avi", LIMITS)
 
 
 def test_good_uploads_go_by_their_owners_name(tmp_path: Path) -> None:
