@@ -122,9 +122,10 @@ class VideoFile:
         try:
             yield
         except BaseException as error:
-            if self._output is not None:
+            given_up, self._output = self._output, None  # `finish` has nothing to complete any more
+            if given_up is not None:
                 with contextlib.suppress(FFmpegError, OSError):
-                    self._output[0].close()
+                    given_up[0].close()
             self._cleanup.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, FFmpegError):
                 raise OSError(f"{self.path} cannot be written ({error.strerror})") from error

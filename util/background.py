@@ -123,7 +123,7 @@ class WriteBehind(Generic[T]):
 
     Args:
         write: called with each item.
-        finish: called once at the end in the same thread, unless `write` raised.
+        finish: called once at the end in the same thread, also if `write` raised.
         depth: how many items may wait before `submit` blocks, at least 1.
 
     Attributes:
@@ -164,7 +164,7 @@ class WriteBehind(Generic[T]):
         while True:
             item = take(self._waiting)
             self._places.put(None)
-            if self._error is None:
+            if self._error is None or item is _END:
                 started = time.perf_counter()
                 try:
                     if item is _END:
@@ -173,7 +173,8 @@ class WriteBehind(Generic[T]):
                         self._write(item)
                         self.written += 1
                 except BaseException as error:
-                    self._error = error  # later items are thrown away, so that nobody waits for a full queue
+                    # Later items are thrown away, so that nobody waits for a full queue; the first error is reported.
+                    self._error = self._error or error
                 self.seconds += time.perf_counter() - started
             if item is _END:
                 return

@@ -220,19 +220,19 @@ def test_record_of_strangers_deletes_nothing_outside(tmp_path: Path) -> None:
     assert (tmp_path / "precious.png").read_text() == "keep"
 
 
-def test_failing_writer_stops_the_run_and_keeps_what_is_done(tmp_path: Path) -> None:
-    (tmp_path / "disc" / "masks" / "2.png").mkdir(parents=True)  # frame 2 cannot be written
+@pytest.mark.parametrize("fails_at", [2, 90])  # the encoder has given nothing yet, or filled a part of the file
+def test_failing_writer_stops_the_run_and_keeps_what_is_done(tmp_path: Path, fails_at: int) -> None:
+    (tmp_path / "disc" / "masks" / f"{fails_at}.png").mkdir(parents=True)  # this frame cannot be written
     folder = ResultFolder(tmp_path, ["disc", "square"], Fraction(5), depth=1)
-    with pytest.raises(InputError, match=r"2\.png"):
+    with pytest.raises(InputError, match=rf"/{fails_at}\.png"):
         fill(folder, [str(number) for number in range(100)])
-    with pytest.raises(InputError, match=r"2\.png"):
+    with pytest.raises(InputError, match=rf"/{fails_at}\.png"):
         folder.finish()
     record = json.loads(folder.write_record({}).read_text())
-    assert record["frames"] == ["0", "1"]
-    assert len(record["prompts"][1]["areas"]) == 2
-    assert record["prompts"][0]["video"] is None  # its thread failed
-    written = record["prompts"][1]["video"]
-    assert open_media(str(tmp_path / written)).length >= 2
+    assert record["frames"] == [str(number) for number in range(fails_at)]
+    assert len(record["prompts"][1]["areas"]) == fails_at
+    assert open_media(str(tmp_path / record["prompts"][0]["video"])).length == fails_at
+    assert open_media(str(tmp_path / record["prompts"][1]["video"])).length >= fails_at
     for prompt in record["prompts"]:
         for name in [*prompt["masks"], *prompt["overlays"]]:
             Image.open(tmp_path / name).load()
