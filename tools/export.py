@@ -14,6 +14,7 @@ torch.export keeps them as graphs, which torch.compile can compile later.
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--window", type=positive_int, default=8, help="frames of a clip at most (default: 8)")
     parser.add_argument("--expressions", type=positive_int, default=16, help="sentences at most (default: 16)")
     args = parser.parse_args(argv)
-    writable_folder(args.out)
+    writable_folder(args.out, "--out")
     model = load(args.model, device=resolve_device(args.device, fall_back=False), config=_published_config(args.model))
     write_export(model, args.out, window=args.window, expressions=args.expressions, aot=args.aot)
     difference = check_export(model, args.out)
@@ -105,14 +106,16 @@ def write_export(model: SAMWISE, out: Path, *, window: int = 8, expressions: int
 
 
 def _save(program: ExportedProgram, path: Path, aot: bool) -> None:
-    with atomic_path(path) as temporary:
-        if not aot:
-            torch.export.save(program, temporary)
-            return
-        if not hasattr(torch._inductor, "aoti_compile_and_package"):
-            raise InputError(f"--aot needs PyTorch 2.6 or later, found {torch.__version__}")
-        with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(program, package_path=str(temporary))
+    if not aot:
+        whole = io.BytesIO()  # where a disk is full, PyTorch's own writing says nothing of it, and may end the process
+        torch.export.save(program, whole)
+        with atomic_write(path) as handle:
+            handle.write(whole.getbuffer())
+        return
+    if not hasattr(torch._inductor, "aoti_compile_and_package"):
+        raise InputError(f"--aot needs PyTorch 2.6 or later, found {torch.__version__}")
+    with atomic_path(path) as temporary, torch.no_grad():
+        torch._inductor.aoti_compile_and_package(program, package_path=str(temporary))
 
 
 def _interface(model: SAMWISE, limits: Limits, values: dict[str, Any], aot: bool) -> dict[str, Any]:

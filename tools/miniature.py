@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Plan and run."""
     args = build_parser().parse_args(argv)
     settings = settings_from(args)
-    out = writable_folder(args.out)
+    out = writable_folder(args.out, "--out")
     places = Places(out, args.stand_in or out / "stand_in")
     seeds = tuple(args.seeds or settings.seeds)
     stages = plan(places, settings, args.seed, seeds, torch.cuda.is_available())

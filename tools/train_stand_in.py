@@ -198,7 +198,7 @@ class StandInTraining:
         self.parameters = [*self.model.parameters(), *self.lessons.parameters()]
         self.stages = stages_of(args)
         self.sentences = SentenceSource(args.data)
-        self.folder = writable_folder(args.output / "training")
+        self.folder = writable_folder(args.output / "training", "--output")
         self.state_file = self.folder / "state.pth"
         self.number = self.done = 0
         self.optimizer = self._new_optimizer()

@@ -236,8 +236,12 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else {}
 
 
-def writable_folder(path: str | Path) -> Path:
+def writable_folder(path: str | Path, flag: str = "--output_dir") -> Path:
     """Make a folder of results and try whether files can be made in it, before anything takes long.
+
+    Args:
+        path: the folder.
+        flag: with which another one can be given, for the message.
 
     Raises:
         InputError: they cannot.
@@ -248,6 +252,4 @@ def writable_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written to ({error.strerror}): choose another folder (--output_dir)"
-        ) from error
+        raise InputError(f"{folder} cannot be written to ({error.strerror}): choose another folder ({flag})") from error

@@ -261,3 +261,5 @@ def test_output_folder_is_made_or_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(InputError, match=r"cannot be written to .*--output_dir"):
             writable_folder(path)
+        with pytest.raises(InputError, match=r"cannot be written to .*choose another folder \(--out\)"):
+            writable_folder(path, "--out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,18 @@ def test_an_export_runs_without_the_code(network: SAMWISE, tmp_path: Path, capsy
     assert_runs_alone(network, tmp_path, False, capsys)
     assert all(parameter.grad_fn is None for parameter in network.parameters())
     assert run_alone(tmp_path / "exported" / "run.py", str(tmp_path / "network"), "x", "it").returncode == 2
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    program = torch.export.export(torch.nn.Linear(200, 200), (torch.zeros(1, 200),))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            export._save(program, tmp_path / "step.pt2", False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
