@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
+from pathlib import Path
 
 from datasets.media_base import Frame, Media, exact_rate
 from datasets.media_image import is_image, open_folder, open_image
 from datasets.media_live import LiveSource, is_live, open_live
 from datasets.media_video import open_video
 from util.errors import InputError
-from util.paths import EndlessError, hide_secrets, local_path
+from util.paths import EndlessError, hide_secrets, is_url, local_path
 
 __all__ = ["Frame", "LiveSource", "Media", "open_media", "open_source"]
 
@@ -58,7 +60,16 @@ def open_media(path_or_url: str, fps: float | None = None) -> Media:
     rate = exact_rate(fps)
     if not path_or_url:
         raise InputError("expected the path or URL of an image, a video or a folder of images, found an empty text")
-    path, shown = local_path(path_or_url), hide_secrets(path_or_url)
+    path = local_path(path_or_url)
+    try:
+        return _open(path, hide_secrets(path_or_url), rate)
+    except InputError:
+        if is_url(path_or_url):
+            path.unlink(missing_ok=True)  # a page that asks for a password, perhaps: the next run asks again
+        raise
+
+
+def _open(path: Path, shown: str, rate: Fraction | None) -> Media:
     if not path.exists():
         raise InputError(f"{shown} does not exist: expected an image, a video or a folder of images")
     if path.is_dir():
@@ -67,6 +78,6 @@ def open_media(path_or_url: str, fps: float | None = None) -> Media:
         found = "an empty file" if path.is_file() else "neither a file nor a folder"
         raise InputError(f"{shown}: expected an image, a video or a folder of images, found {found}")
     media = open_image(path, shown) if is_image(path) else open_video(path, shown, rate)
-    if media.kind == "image" and fps is not None:
+    if media.kind == "image" and rate is not None:
         logger.warning("--fps is not used: %s is an image", shown)
     return media

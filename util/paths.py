@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import hashlib
 import json
 import os
 import re
+import string
 import tempfile
 import urllib.request
 import uuid
@@ -16,7 +18,7 @@ from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from iopath.common.file_io import HTTPURLHandler, PathManager, file_lock, get_cache_dir
 from tqdm import tqdm
@@ -76,7 +78,9 @@ def _open_url(url: str) -> HTTPResponse:
         OSError, HTTPException, ValueError: of urllib; their messages hold no password but one in the query.
     """
     address, user = _without_user(url)
-    request = urllib.request.Request(address)
+    parts = urlsplit(address)  # as they are typed, with spaces and letters of any script
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    request = urllib.request.Request(parts._replace(path=path, query=query).geturl())
     if user is not None:
         pair = ":".join(unquote(part) for part in user.split(":", 1))
         token = base64.b64encode(pair.encode()).decode("ascii")
@@ -125,6 +129,7 @@ def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
 
     Raises:
         InputError: the URL cannot be downloaded, or its scheme is not http or https; an `EndlessError` for a stream.
+        OSError: there is no room for it on the disk.
     """
     if not is_url(path):
         return Path(path)
@@ -139,6 +144,8 @@ def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     except EndlessError:
         raise
     except (OSError, HTTPException, ValueError) as error:  # an incomplete read, a refused host, a malformed URL
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         shown, reason = hide_secrets(url), _SECRET.sub(r"\1***", str(error))
         raise InputError(f"{shown} cannot be downloaded ({reason}); check the address and the connection") from error
 

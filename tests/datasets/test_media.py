@@ -366,6 +366,17 @@ def test_url(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         open_media(f"{server}/missing.mp4")
 
 
+def test_an_address_that_gave_something_else_at_first(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "www" / "video.mp4").write_text("<html>please log in</html>")
+    with pytest.raises(InputError, match=r"/video\.mp4: expected an image, a video"):
+        open_media(f"{server}/video.mp4")
+    write_video(tmp_path / "www" / "video.mp4", 3)
+    assert open_media(f"{server}/video.mp4").length == 3
+
+
 # ---- real files ------------------------------------------------------------------------------------------------------
 
 

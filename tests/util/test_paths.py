@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from util.errors import InputError
+from util.errors import InputError, describe
 from util.paths import atomic_path, atomic_write, atomic_write_json, hide_secrets, local_path, path_manager, sha256_of
 
 
@@ -158,6 +160,24 @@ def test_a_long_name_in_another_script(server: ThreadingHTTPServer, tmp_path: Pa
     name = "\u89c6" * 83 + ".mp4"
     (tmp_path / "served" / name).write_bytes(b"served bytes")
     assert local_path(url_of(server, quote(name)), cache_dir=tmp_path / "cache").suffix == ".mp4"
+
+
+@pytest.mark.parametrize("typed", ["Bär und Hund.bin", "B%C3%A4r%20und%20Hund.bin"])
+def test_an_address_as_it_is_typed(server: ThreadingHTTPServer, tmp_path: Path, typed: str) -> None:
+    (tmp_path / "served" / "Bär und Hund.bin").write_bytes(b"both")
+    assert local_path(url_of(server, f"{typed}?x=ä b"), tmp_path / "cache").read_bytes() == b"both"
+
+
+def test_a_full_disk_is_not_the_fault_of_the_address(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        local_path(url_of(server, "a.bin"), tmp_path / "cache")
+    assert describe(caught.value) == "the disk is full: make room and run again"
 
 
 def test_cache_folder_follows_the_environment(
