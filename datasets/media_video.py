@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from numbers import Rational
@@ -45,12 +45,22 @@ class _Survey:
         fps: average frames per second.
         shown: seconds from the first frame to each; 1 / fps apart where `times` cannot be believed.
         steady: whether all of these are about 1 / fps apart.
+        believed: whether `shown` is what `times` say.
     """
 
     times: Sequence[Fraction | None]
     fps: Fraction
     shown: Sequence[float]
     steady: bool
+    believed: bool
+
+    def begun_at(self, first: Fraction | None) -> _Survey:
+        """Without the packets before the first frame: a recording may begin with some that need earlier ones."""
+        if not self.believed or first is None:
+            return self
+        lost = sum(time is not None and time < first - _TIME_SLACK for time in self.times)
+        shown = [time - self.shown[lost] for time in self.shown[lost:]]
+        return replace(self, times=self.times[lost:], shown=shown) if lost else self
 
 
 class _Sampler:
@@ -98,17 +108,17 @@ def open_video(path: Path, shown: str, fps: Fraction | None) -> Media:
         InputError: not a video, without a picture, cut off, or its first frame cannot be decoded.
     """
     survey, still = _survey(path, shown)
-    first = next(_decode(path, shown, survey, None, None), None)
-    if first is None:
+    begun = next(_decode(path, shown, survey, None, None), None)
+    if begun is None:
         raise InputError(f"{shown}: the video holds no frame that can be decoded; is the file complete?")
-    size = first.shape[:2]
+    first, size, survey = begun[0], begun[0].shape[:2], survey.begun_at(begun[1])
     if still:
         return Media(shown, "image", size, None, 1, None, lambda: iter((first,)))
     sampler = _Sampler(survey, fps)
     times = [survey.shown[index] for index, time in enumerate(survey.times) if sampler.keeps(index, time)]
 
     def frames() -> Iterator[Frame]:
-        return _decode(path, shown, survey, fps, size)
+        return (frame for frame, _ in _decode(path, shown, survey, fps, size))
 
     return Media(shown, "video", size, sampler.fps, len(times), None, frames, times, survey.steady)
 
@@ -217,7 +227,7 @@ def _timing(times: Sequence[Fraction | None], nominal: Fraction | None, rising: 
     even = array("d", (index / float(fps) for index in range(len(times))))
     shown = array("d", (float(time - known[0]) for time in known)) if believed else even
     steady = all(abs(time - other) <= 2 * _TIME_SLACK for time, other in zip(shown, even, strict=True))
-    return _Survey(known if complete else [None] * len(times), fps, shown, steady)
+    return _Survey(known if complete else [None] * len(times), fps, shown, steady, believed)
 
 
 def seconds_of(timed: Packet | VideoFrame) -> Fraction | None:
@@ -252,8 +262,8 @@ def _refuse_cut_off(container: InputContainer, frames: int, whole: int, end: Fra
 
 def _decode(
     path: Path, shown: str, survey: _Survey, fps: Fraction | None, size: tuple[int, int] | None
-) -> Iterator[Frame]:
-    """Yield the chosen frames, upright, (H, W, 3) uint8 RGB, scaled to `size` if they have another."""
+) -> Iterator[tuple[Frame, Fraction | None]]:
+    """Yield the chosen frames, upright, (H, W, 3) uint8 RGB, scaled to `size` if they have another, and their times."""
     sampler = _Sampler(survey, fps)
     converter = VideoReformatter()  # a frame's own one would start threads for every frame
     index = -1
@@ -264,8 +274,9 @@ def _decode(
         try:
             frames = (frame for packet in container.demux(stream) for frame in decoder.decode(packet))
             for index, frame in enumerate(frames):
-                if sampler.keeps(index, seconds_of(frame)):
-                    yield to_rgb(frame, size, converter)
+                time = seconds_of(frame)
+                if sampler.keeps(index, time):
+                    yield to_rgb(frame, size, converter), time
         except FFmpegError as error:
             if index < 0:
                 raise _unreadable(shown, error) from error

@@ -64,6 +64,22 @@ def test_recordings_that_were_strung_together_have_no_common_clock(tmp_path: Pat
     assert [both.time_of(index) for index in range(10)] == sorted({both.time_of(index) for index in range(10)})
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "ts"])
+def test_a_recording_that_begins_between_two_whole_pictures(tmp_path: Path, suffix: str) -> None:
+    times = [0, 100, 300, 350, 700, 800, 1200, 1250, 1300, 2000]
+    path = write_video(tmp_path / f"whole.{suffix}", 10, times_ms=times, options={"g": "5", "bf": "0"})
+    with av.open(str(path)) as whole, av.open(str(tmp_path / f"part.{suffix}"), "w") as part:
+        stream = part.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(whole.demux(video=0)):
+            if packet.size and number >= 2:
+                packet.stream = stream
+                part.mux(packet)
+    media = open_media(str(tmp_path / f"part.{suffix}"))
+    assert [number_of(frame) for frame in media] == [5, 6, 7, 8, 9]
+    assert (media.length, media.steady) == (5, False)
+    assert [media.time_of(index) for index in range(5)] == pytest.approx([0, 0.4, 0.45, 0.5, 1.2], abs=2e-3)
+
+
 def test_a_part_of_a_picture_is_not_taken_for_the_picture(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"photo\.heic: the picture is stored in 2 tiles, .* save it as JPEG or PNG"):
         open_media(str(write_heif(tmp_path / "photo.heic", tiled=True)))
