@@ -66,7 +66,7 @@ def load(
     resolved = resolve_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     if isinstance(source, SAMWISE):
         model = source
-    elif is_url(source) or Path(source).suffix in _WEIGHT_SUFFIXES:
+    elif is_url(source) or Path(source).suffix in _WEIGHT_SUFFIXES or Path(source).is_file():
         config = config or read_checkpoint(source).config
         if config is None:
             raise InputError(f"{hide_secrets(str(source))} does not hold its whole architecture: give it as `config`")
@@ -315,6 +315,8 @@ class _MaskStore:
 
 def _open(video: Video, fps: float | None, window: int) -> Media:
     """Anything that `segment` takes, as `Media`; what can be read only once says so the second time."""
+    if isinstance(video, Media) and fps is not None:
+        raise InputError(f"fps={fps!r}: the video is open already: give the number to open_media")
     if isinstance(video, (str, Path)):
         video = open_source(str(video), fps)
     if isinstance(video, Media):

@@ -302,6 +302,13 @@ def test_a_video_that_is_cut_off_is_refused_at_once(micro_model: SAMWISE, video:
         segment(micro_model, cut(video, tmp_path / "cut.mp4", 0.8), SENTENCES)
 
 
+def test_frames_per_second_of_a_video_that_is_open(micro_model: SAMWISE, video: Path) -> None:
+    media = open_media(str(video), 5)
+    assert len(segment(micro_model, media, SENTENCES).masks) == 3
+    with pytest.raises(InputError, match="fps=5: the video is open already: give the number to open_media"):
+        segment(micro_model, media, SENTENCES, fps=5)
+
+
 def test_load(micro_model: SAMWISE, tmp_path: Path) -> None:
     assert load(micro_model) is micro_model
     micro_model.save_pretrained(tmp_path / "folder")
@@ -326,6 +333,10 @@ def test_load_published_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     model.tokenizer.tokenizer.save_pretrained("pretrain/roberta-base")
     assert_same(load(path, config=model.config), model)
+    assert_same(load(path.rename(tmp_path / "published.ckpt"), config=model.config), model)
+    (tmp_path / "clip.mp4").write_bytes(b"no weights at all")
+    with pytest.raises(InputError, match=r"clip\.mp4 holds no weights"):
+        load(tmp_path / "clip.mp4")
     save_compact(tmp_path / "compact.safetensors", model)
     with pytest.raises(InputError, match="sam2"):  # it knows its architecture; SAM 2's weights are missing here
         load(tmp_path / "compact.safetensors")
