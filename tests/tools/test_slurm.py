@@ -284,6 +284,7 @@ MISTAKES: dict[str, Mistake] = {
     "no Slurm": (TRAIN, COMMAND, {"SLURM_JOB_ID": ""}, "this is a job for Slurm"),
     "no torchrun": (TRAIN, COMMAND, {"PATH": "/usr/bin:/bin"}, "there is no torchrun"),
     "no run": (ARRAY, "", {}, "give the run as arguments"),
+    "parts that start anew": (ARRAY, f"{INFERENCE} --overwrite", ARRAY_OF_4, "a job that is queued again would start"),
     "no Slurm for the array": (ARRAY, INFERENCE, {"SLURM_JOB_ID": ""}, "this is a job for Slurm"),
     "an array from 0": (
         ARRAY,
