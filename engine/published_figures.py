@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from datasets.mevis import META_FILES
+from datasets.video_index import VideoDataset
 from engine.scoring.davis import MEASURES
 from engine.scoring.tables import text_table
 
@@ -33,10 +35,16 @@ PUBLISHED: Mapping[tuple[str, str], PublishedFigure] = {
 }
 
 
-def expressions_table(benchmark: str, split: str, summary: Mapping[str, Any]) -> str:
+def split_title(dataset: VideoDataset) -> str:
+    """The split of a video benchmark as in PUBLISHED; of MeViS's version 2, whose sentences are others, as text."""
+    return f"{dataset.split} (version 2)" if dataset.meta_path.name == META_FILES[2] else dataset.split
+
+
+def expressions_table(dataset: VideoDataset, summary: Mapping[str, Any]) -> str:
     """MeViS and Ref-YouTube-VOS: the official averages, those by text, and the published figure.
 
     Args:
+        dataset: what was scored.
         summary: what `engine.scoring.expressions.summarise` returned.
     """
     rows = dict(summary["official"])
@@ -44,7 +52,7 @@ def expressions_table(benchmark: str, split: str, summary: Mapping[str, Any]) ->
     for name in ("no_target_accuracy", "target_accuracy"):
         if summary.get("no_target", {}).get(name) is not None:
             rows[name] = summary["no_target"][name]
-    return _table(benchmark, split, {"ours": rows})
+    return _table(dataset.name, split_title(dataset), {"ours": rows})
 
 
 def davis_table(subset: str, results: Mapping[str, Mapping[str, float]]) -> str:

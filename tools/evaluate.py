@@ -66,21 +66,20 @@ def evaluate(args: argparse.Namespace) -> str:
     """Score, write, and return the table to print."""
     if args.benchmark == "mevis":
         dataset = open_mevis(args.mevis_path, args.split, args.version)
-        summary = evaluate_expressions(dataset, args.predictions, args.output_dir, args.num_workers)
-        return expressions_table("mevis", args.split, summary)
-    if args.benchmark == "ytvos":
+    elif args.benchmark == "ytvos":
         dataset = open_ref_ytvos(args.ytvos_path, args.split, args.allow_partial)
-        summary = evaluate_expressions(dataset, args.predictions, args.output_dir, args.num_workers)
-        return expressions_table("ytvos", args.split, summary)
-    if args.benchmark == "davis":
+    elif args.benchmark == "davis":
         sequences = davis_sequences(args.davis_path, args.task, args.set, args.allow_partial)
         stores = annotator_stores(args.predictions, sequences)
         folders = {name: args.output_dir / (name if len(stores) > 1 else "") for name in stores}
         results = evaluate_davis(sequences, stores, args.set, folders, args.output_dir, args.num_workers)
         return davis_table(args.set, results)
-    split = open_refcoco(args.coco_path, args.dataset_file, args.split)
-    measures = evaluate_refcoco(split, args.predictions, args.output_dir)
-    return refcoco_table(args.dataset_file, args.split, measures)
+    else:
+        split = open_refcoco(args.coco_path, args.dataset_file, args.split)
+        measures = evaluate_refcoco(split, args.predictions, args.output_dir)
+        return refcoco_table(args.dataset_file, args.split, measures)
+    summary = evaluate_expressions(dataset, args.predictions, args.output_dir, args.num_workers)
+    return expressions_table(dataset, summary)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

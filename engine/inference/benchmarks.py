@@ -21,7 +21,7 @@ from datasets.ref_davis import ANNOTATORS
 from datasets.video_index import Video, VideoDataset
 from engine.evaluate_masks import evaluate_davis, evaluate_expressions, write_expression_scores
 from engine.inference.palette_masks import draw_labels, encode_labels
-from engine.published_figures import PUBLISHED, davis_table, expressions_table
+from engine.published_figures import PUBLISHED, davis_table, expressions_table, split_title
 from engine.scoring.davis import DavisSequence, annotator_stores
 from engine.scoring.expressions import ExpressionScore, ExpressionTask, expression_tasks, score_expression
 from engine.scoring.mask_store import MaskStore
@@ -166,7 +166,7 @@ class ExpressionBenchmark:
         if self.is_sent:
             zip_path = self.masks.with_suffix(".zip")
             make_submission(self.masks, zip_path, self.dataset)
-            figure = PUBLISHED.get((self.dataset.name, self.dataset.split))
+            figure = PUBLISHED.get((self.dataset.name, split_title(self.dataset)))
             published = "" if figure is None else f" (published: {figure.percent} J&F)"
             logger.info("for the benchmark's server%s: %s", published, zip_path)
         return summary
@@ -176,7 +176,7 @@ class ExpressionBenchmark:
             summary = evaluate_expressions(self.dataset, self.masks, self.folder, num_workers)
         else:
             summary = write_expression_scores(self.folder, scores)
-        logger.info("%s", expressions_table(self.dataset.name, self.dataset.split, summary))
+        logger.info("%s", expressions_table(self.dataset, summary))
         return summary
 
 

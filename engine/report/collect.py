@@ -15,7 +15,7 @@ from datasets.ref_davis import annotator_expressions, open_ref_davis
 from datasets.ref_ytvos import open_ref_ytvos
 from datasets.video_index import Expression, LabelImages, Video, VideoDataset
 from engine.evaluate_masks import OBJECTS_FILE, SCORES_FILE
-from engine.published_figures import PUBLISHED, PublishedFigure
+from engine.published_figures import PUBLISHED, PublishedFigure, split_title
 from engine.report.rows import PredictedMasks, Report, Row, Score, ScoreTable
 from engine.report.run_files import RunFiles, number, read_object, read_run, read_table
 from engine.scoring.davis import MEASURES, DavisSequence, annotator_stores
@@ -60,12 +60,12 @@ def _expression_report(run: RunFiles, dataset: VideoDataset) -> Report:
     path = run.folder / SCORES_FILE
     summary: dict[str, Any] = {}
     scores: dict[tuple[str, str], Score] = {}
-    table = None
+    table, split = None, split_title(dataset)
     if dataset.ground_truth is not None:
         summary = read_object(path, _remedy(run))
         try:
             scores = {(entry["video"], entry["expression_id"]): _score(entry) for entry in summary["expressions"]}
-            table = _expression_table(summary, PUBLISHED.get((run.benchmark, run.split)))
+            table = _expression_table(summary, PUBLISHED.get((run.benchmark, split)))
         except _MALFORMED as error:
             raise InputError(f"{path} is not as expected ({error!r}); {_remedy(run)}") from error
     elif path.exists():
@@ -85,8 +85,7 @@ def _expression_report(run: RunFiles, dataset: VideoDataset) -> Report:
         raise InputError(
             f"{path} does not have the scores of the {len(rows)} expressions of {dataset.meta_path}; {_remedy(run)}"
         )
-    name = f"{run.benchmark} {run.split}"
-    return Report(_name(run), name, tuple(rows), table, dataset.ground_truth, run.records)
+    return Report(_name(run), f"{run.benchmark} {split}", tuple(rows), table, dataset.ground_truth, run.records)
 
 
 def _name(run: RunFiles) -> str:

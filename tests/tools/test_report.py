@@ -257,6 +257,15 @@ def test_a_split_without_ground_truth_shows_predictions(tmp_path: Path) -> None:
     assert not page.all("svg")
 
 
+def test_version_2_of_mevis_is_not_beside_what_is_published_for_version_1(tmp_path: Path) -> None:
+    write_mevis(tmp_path / "data", "valid", "meta_expressions_v2.json")
+    write_predictions(tmp_path / "run" / "Annotations", open_mevis(tmp_path / "data", "valid"))
+    write_record(tmp_path / "run", "mevis valid", mevis_path=str(tmp_path / "data"))
+    page = make_page(tmp_path / "run", "--cases", "1")
+    assert "Published" not in page.one("p", class_="notice").text
+    assert "MeViS valid (version 2) · 2 videos" in page.one("header").text
+
+
 def test_ref_youtube_vos(tmp_path: Path) -> None:
     write_ytvos(tmp_path / "data", "valid", ["a", "b"], frames=9)
     write_predictions(tmp_path / "run" / "Annotations", open_ref_ytvos(tmp_path / "data", allow_partial=True))
