@@ -30,11 +30,12 @@ PACKAGES = ("torch", "torchvision", "transformers", "numpy", "opencv-python-head
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def remove_outcome(folder: Path) -> None:
+def remove_outcome(*folders: Path) -> None:
     """Remove what was made of the masks of a run that starts anew: scores, tables, the page and what is sent in."""
-    for pattern in ("scores.json", "*.csv", "*.zip", "report.html"):
-        for file in folder.glob(pattern):
-            file.unlink()
+    for folder in folders:
+        for pattern in ("scores.json", "*.csv", "*.zip", "report.html"):
+            for file in folder.glob(pattern):
+                file.unlink(missing_ok=True)  # another shard may start anew, too
 
 
 def weights_digest(model: SAMWISE) -> str:
@@ -127,15 +128,16 @@ class RunRecord:
     Args:
         path: the file.
         identity: what decides the masks. Timings of earlier runs with the same one are kept, as "attempts".
-        content: what else it shall hold.
+        content: what else it shall hold; None for what an earlier run with the same identity has noted.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], content: Mapping[str, Any] | None) -> None:
         self._path = path
         earlier = read_json_object(path) or {}
-        attempts = earlier.get("attempts", []) if earlier.get("identity") == identity else []
-        self._content = {"complete": False, "command": command_line(), **content, "identity": identity}
-        self._content["attempts"] = attempts
+        if earlier.get("identity") != identity:
+            earlier = {}
+        self._content = {"complete": False, "command": command_line(), **(earlier if content is None else content)}
+        self._content |= {"complete": False, "identity": identity, "attempts": earlier.get("attempts", [])}
         self._write()
 
     def add_timing(self, timings: Sequence[Mapping[str, float]]) -> None:

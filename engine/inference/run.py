@@ -116,7 +116,7 @@ def merge_shards(
             )
         _remove_leftovers(benchmark)
         scores = benchmark.finish(None, options.num_workers)
-        RunRecord(benchmark.folder / "run.json", identity, {}).complete()
+        RunRecord(benchmark.folder / "run.json", identity, None).complete()
     return scores
 
 
@@ -146,7 +146,7 @@ class _Run:
             _ENVIRONMENT_NOTE: environment(device),
         }
         if self.processes.is_main:
-            if options.overwrite and options.shard is None:
+            if options.overwrite:
                 self._clear()
             self.manifest.start(identity, notes, options.overwrite)
             if options.shard is None:
@@ -197,7 +197,11 @@ class _Run:
             logger.warning("earlier masks were made with %s: single pixels may differ", ", ".join(changed))
 
     def _clear(self) -> None:
-        remove_outcome(self.benchmark.folder)
+        """Remove what was made of all masks, and the masks themselves; a shard leaves those of the others."""
+        remove_outcome(self.benchmark.folder, *self.benchmark.mask_folders())
+        if self.options.shard is not None:
+            (self.benchmark.folder / "run.json").unlink(missing_ok=True)
+            return
         for folder in (*self.benchmark.mask_folders(), self.manifest.folder / "videos"):
             if folder.is_dir():
                 shutil.rmtree(folder)

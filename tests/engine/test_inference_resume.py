@@ -20,7 +20,7 @@ from datasets.ref_ytvos import open_ref_ytvos
 from datasets.video_index import VideoDataset
 from engine.inference.benchmarks import ExpressionBenchmark
 from engine.inference.options import InferenceOptions
-from engine.inference.run import run_benchmark
+from engine.inference.run import merge_shards, run_benchmark
 from engine.inference.sharding import mask_count
 from models.samwise import SAMWISE
 from tests import miniature
@@ -257,4 +257,29 @@ def test_nothing_is_drawn_of_a_video_without_sentences(
     dataset = replace(short_videos, videos=(replace(first, expressions=()), *others))
     run_benchmark(micro_model, ExpressionBenchmark(dataset, tmp_path), replace(QUICK, visualize=True))
     assert sorted(sheet.stem for sheet in (tmp_path / "visualize").glob("*.jpg")) == sorted(v.name for v in others)
+    assert (tmp_path / "Annotations.zip").is_file()
+
+
+def test_a_merge_keeps_what_the_record_of_a_run_says(
+    short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path
+) -> None:
+    benchmark = ExpressionBenchmark(short_videos, tmp_path)
+    run_benchmark(micro_model, benchmark, QUICK, facts={"flags": {"split": "valid"}})
+    before = json.loads((tmp_path / "run.json").read_text())
+    merge_shards(benchmark, QUICK)
+    assert json.loads((tmp_path / "run.json").read_text()) == before
+
+
+def test_a_shard_that_starts_anew_removes_what_was_made_of_the_masks(
+    short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path
+) -> None:
+    benchmark = ExpressionBenchmark(short_videos, tmp_path)
+    run_benchmark(micro_model, benchmark, QUICK)
+    shards = [replace(QUICK, threshold=0.3, overwrite=True, shard=(number, 2)) for number in range(2)]
+    for options in shards:
+        run_benchmark(micro_model, benchmark, options)
+        assert not (tmp_path / "Annotations.zip").exists()
+        assert not (tmp_path / "run.json").exists()
+        assert len(recorded_videos(tmp_path)) == len(SHORT)  # those of the other shard stay
+    merge_shards(benchmark, QUICK)
     assert (tmp_path / "Annotations.zip").is_file()
