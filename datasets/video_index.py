@@ -92,7 +92,7 @@ class GroundTruth(Protocol):
         """The target of `expression` in frame `index` as (H, W): the union of its objects, empty without any.
 
         Raises:
-            InputError: a mask does not decode.
+            InputError: a mask does not decode, or has another size than the video's frames.
         """
 
     def check(self, video: Video, size: tuple[int, int] | None, full: bool) -> list[Fault]:
@@ -111,9 +111,13 @@ class MaskDictionary:
         union = np.zeros(video.frame_size(), dtype=bool)
         for anno_id in expression.anno_ids:
             rle = self.masks[anno_id][index]
+            if rle is None:
+                continue
             try:
-                if rle is not None:
-                    union |= decode_rle(rle)
+                mask = decode_rle(rle)
+                if mask.shape != union.shape:
+                    raise ValueError(f"the mask is {shape(mask.shape)}, the frame {shape(union.shape)}")
+                union |= mask
             except ValueError as error:
                 raise InputError(f"{self.path}: {anno_id}/{index} (video {video.name}): {error}") from None
         return union

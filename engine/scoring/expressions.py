@@ -113,7 +113,8 @@ def _score(task: ExpressionTask, masks: Iterable[np.ndarray]) -> ExpressionScore
         truth = task.ground_truth.mask(task.video, task.expression, index)
         if truth.shape != mask.shape:
             sizes = ", the true mask is ".join(f"{m.shape[1]}x{m.shape[0]}" for m in (mask, truth))
-            raise InputError(f"{name} is {sizes} (width x height); predictions must have the size of the source frame")
+            wrong = "the true masks" if mask.shape == task.video.frame_size() else "predictions"
+            raise InputError(f"{name} is {sizes} (width x height); {wrong} must have the size of the source frame")
         predicted, target = PackedMask(mask), PackedMask(truth)
         scores.append((predicted.jaccard(target), predicted.boundary_f(target)))
         areas.append(target.area / truth.size)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datasets.mevis import open_mevis, scan_mevis, versions_present
 from datasets.validation import run_checks
-from tests.benchmark_files import SIZE, encode_rle, labels, write_json, write_mevis
+from tests.benchmark_files import SIZE, encode_rle, labels, write_frames, write_json, write_mevis
 from util.errors import InputError
 
 
@@ -191,6 +191,15 @@ def test_faults_that_only_the_full_check_finds(tmp_path: Path, case: str) -> Non
     faults += run_checks(dataset.checks(full=True))
     assert len(faults) == 1
     assert all(word in str(faults[0]) for word in words), str(faults[0])
+
+
+def test_masks_of_frames_that_were_resized_are_named_when_they_are_read(tmp_path: Path) -> None:
+    write_mevis(tmp_path)
+    write_frames(tmp_path / "valid_u" / "JPEGImages" / "one", 3, (12, 16))
+    dataset = open_mevis(tmp_path, "valid_u")
+    assert dataset.ground_truth is not None
+    with pytest.raises(InputError, match=r"10/1 \(video one\): the mask is 32x24 \(width x height\), the frame 16x12"):
+        dataset.ground_truth.mask(dataset.videos[0], dataset.videos[0].expressions[0], 1)
 
 
 def test_a_mask_that_does_not_decode_is_named_when_it_is_read(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from datasets.video_index import VideoDataset
 from engine.evaluate_masks import evaluate_expressions
 from engine.scoring.expressions import ExpressionTask, expression_tasks, score_expression, score_masks, summarise
 from engine.scoring.mask_store import MaskStore, open_store
-from tests.benchmark_files import write_mevis, write_ytvos
+from tests.benchmark_files import write_frames, write_mevis, write_ytvos
 from util.errors import InputError
 from util.metrics import video_scores
 
@@ -186,3 +186,11 @@ def test_a_damaged_zip_names_the_file(tmp_path: Path, mevis: VideoDataset, predi
         open_store(archive, ["one"]).read("one/0/00000.png")
     with pytest.raises(InputError, match=r"holds no one/0/00009\.png"):
         open_store(archive, ["one"]).read("one/0/00009.png")
+
+
+def test_true_masks_that_do_not_fit_the_frames_are_what_is_wrong(tmp_path: Path) -> None:
+    write_ytvos(tmp_path, "valid", ["a"])
+    write_frames(tmp_path / "valid" / "JPEGImages" / "a", 1, (12, 16))
+    task = expression_tasks(open_ref_ytvos(tmp_path, allow_partial=True))[0]
+    with pytest.raises(InputError, match=r"is 16x12, the true mask is 32x24 .*; the true masks must have the size"):
+        score_masks(task, [np.zeros((12, 16), np.uint8)])
