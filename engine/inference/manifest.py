@@ -43,6 +43,8 @@ class Manifest:
     def start(self, identity: Identity, notes: Mapping[str, Any], overwrite: bool) -> None:
         """Begin a run, or go on with an earlier one. To be called by one process, before `join` by all.
 
+        Warns where the folder of results holds masks of another kind: files of both have the same names.
+
         Args:
             identity: what decides the masks; the values are plain.
             notes: what else the header shall hold; of an earlier run the notes are kept.
@@ -51,6 +53,15 @@ class Manifest:
         Raises:
             InputError: `masks` holds what was made otherwise, or nobody knows how.
         """
+        found = {file.parent.name for file in self.folder.parent.glob(f"*/{HEADER_FILE}")}
+        others = sorted(found - {self.folder.name})
+        if others:
+            logger.warning(
+                "%s holds the results of another benchmark (%s), too: scores.json, tables and run.json become "
+                "those of this one; another --name_exp keeps both",
+                self.folder.parents[1],
+                ", ".join(others),
+            )
         has_masks = self.masks.is_dir() and any(self.masks.iterdir())  # asked first: another shard may begin now
         header = self.header()
         if header is not None and not overwrite:

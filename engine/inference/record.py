@@ -30,10 +30,15 @@ PACKAGES = ("torch", "torchvision", "transformers", "numpy", "opencv-python-head
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def remove_outcome(*folders: Path) -> None:
-    """Remove what was made of the masks of a run that starts anew: scores, tables, the page and what is sent in."""
+def remove_outcome(tree: str, *folders: Path) -> None:
+    """Remove what was made of the masks of a run that starts anew: scores, tables, the page and what is sent in.
+
+    Args:
+        tree: name of the kind of masks, see `Benchmark`; a zip of another kind stays.
+        folders: of results.
+    """
     for folder in folders:
-        for pattern in ("scores.json", "*.csv", "*.zip", "report.html"):
+        for pattern in ("scores.json", "*.csv", f"{tree}.zip", "report.html"):
             for file in folder.glob(pattern):
                 file.unlink(missing_ok=True)  # another shard may start anew, too
 

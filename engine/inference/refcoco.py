@@ -177,7 +177,7 @@ class _Run:
         batch = min(self.processes.gather(options.batch or automatic_batch(size, 1, device)))
         if self.processes.is_main:
             if options.overwrite:
-                remove_outcome(self.folder)
+                remove_outcome(RESULTS_FOLDER, self.folder)
                 for folder in (self.results, self._records_folder()):
                     if folder.is_dir():
                         shutil.rmtree(folder)

@@ -198,7 +198,7 @@ class _Run:
 
     def _clear(self) -> None:
         """Remove what was made of all masks, and the masks themselves; a shard leaves those of the others."""
-        remove_outcome(self.benchmark.folder, *self.benchmark.mask_folders())
+        remove_outcome(self.benchmark.tree, self.benchmark.folder, *self.benchmark.mask_folders())
         if self.options.shard is not None:
             (self.benchmark.folder / "run.json").unlink(missing_ok=True)
             return

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from datasets.mevis import open_mevis
+from datasets.ref_davis import open_ref_davis
 from datasets.ref_ytvos import open_ref_ytvos
 from datasets.video_index import VideoDataset
-from engine.inference.benchmarks import ExpressionBenchmark
+from engine.inference.benchmarks import DavisBenchmark, ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import merge_shards, run_benchmark
 from engine.inference.sharding import mask_count
+from engine.scoring.davis import davis_sequences
 from models.samwise import SAMWISE
 from tests import miniature
 from tests.conftest import build_micro
@@ -283,3 +285,18 @@ def test_a_shard_that_starts_anew_removes_what_was_made_of_the_masks(
         assert len(recorded_videos(tmp_path)) == len(SHORT)  # those of the other shard stay
     merge_shards(benchmark, QUICK)
     assert (tmp_path / "Annotations.zip").is_file()
+
+
+def test_two_benchmarks_in_one_folder_are_noticed(
+    short_videos: VideoDataset, micro_model: SAMWISE, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, data = tmp_path / "results", tmp_path / "data"
+    miniature.write_davis(data)
+    sequences = davis_sequences(data, "unsupervised", "val")
+    run_benchmark(micro_model, ExpressionBenchmark(short_videos, folder), QUICK)
+    assert "another benchmark" not in caplog.text
+    run_benchmark(micro_model, DavisBenchmark(open_ref_davis(data), sequences, "val", folder), QUICK)
+    assert f"{folder} holds the results of another benchmark (Annotations), too" in caplog.text
+    other = DavisBenchmark(open_ref_davis(data), sequences, "val", folder)
+    run_benchmark(micro_model, other, replace(QUICK, threshold=0.4, overwrite=True))
+    assert (folder / "Annotations.zip").is_file()
