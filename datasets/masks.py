@@ -149,5 +149,6 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except UNREADABLE_IMAGE as error:
         raise InputError(
-            f"{path}: the image does not decode ({error}); tools/data/check_dataset.py checks all files"
+            f"{path}: the image does not decode ({error}); copy or download it again (tools/data/check_dataset.py "
+            "reads headers only, and does not find files that are cut off later)"
         ) from error

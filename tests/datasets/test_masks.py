@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from datasets.masks import decode_rle, decode_segmentation, image_size, read_labels, rle_runs
+from datasets.masks import decode_rle, decode_segmentation, image_size, read_frame, read_labels, rle_runs
+from util.errors import InputError
 
 SIDES = st.integers(1, 40)
 MASKS = st.tuples(SIDES, SIDES).flatmap(lambda size: arrays(np.uint8, size, elements=st.integers(0, 1)))
@@ -121,3 +124,12 @@ def test_broken_and_missing_images_are_refused(tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(ValueError, match="no readable image"):
         image_size(tmp_path / "text.jpg")
+
+
+def test_a_frame_that_is_cut_off_after_its_header_is_found_when_it_is_read(tmp_path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 2 // 3])
+    assert image_size(tmp_path / "a.jpg") == (50, 50)
+    with pytest.raises(InputError, match=r"a\.jpg: the image does not decode .*reads headers only"):
+        read_frame(tmp_path / "a.jpg")
