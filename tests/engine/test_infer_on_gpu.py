@@ -22,6 +22,7 @@ from engine.inference.download import Download
 from engine.inference.together import segment_together
 from engine.train.network import TrainingNetwork
 from models.sam2 import hiera, position_encoding
+from models.sam2.hiera import WindowAttention
 from models.samwise import SAMWISE
 from models.stream import GrowingStream, StaticStream, open_stream
 from tests.conftest import SMALLEST, build_micro
@@ -149,6 +150,24 @@ def test_no_weight_is_rounded_anew_for_every_frame(gpu: FakeTensorMode) -> None:
     assert {name for name in rounded.names if ".neck." not in name} == set()
     assert alone.names.count("sam.memory_encoder.out_proj.bias") == WINDOW
     assert rounded.operations < 0.75 * alone.operations
+
+
+def test_no_kernel_gets_more_windows_than_it_takes(gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first block of stage 2 at full size, for 16 sentences and 8 frames: 131,072 windows."""
+    attention = WindowAttention(16, 32, heads=4, window=4, pool=True)
+    sizes: list[int] = []
+    whole = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(query: Tensor, *others: Any, **keywords: Any) -> Tensor:
+        sizes.append(query.shape[0])
+        return whole(query, *others, **keywords)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    with gpu:
+        out = attention.to("cuda")(torch.empty(16 * 8, 128, 128, 16, device="cuda"))
+    assert out.shape == (16 * 8, 64, 64, 32)
+    assert sum(sizes) == 131_072
+    assert max(sizes) < 1 << 16
 
 
 def test_masks_travel_without_being_waited_for(gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:

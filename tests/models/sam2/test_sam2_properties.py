@@ -386,6 +386,13 @@ def test_attention_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.M
         torch.testing.assert_close(gradient, other)
 
 
+def test_windows_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(10, 3, n, 8, generator=generator) for n in (4, 16, 16))
+    monkeypatch.setattr(layers, "WINDOWS_AT_ONCE", 4)
+    torch.testing.assert_close(layers.attend_in_parts(q, k, v, 0.0), attend(q, k, v))
+
+
 def test_attention_in_parts_drops_the_same_weights_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "MOST_WEIGHTS", 100)
     torch.manual_seed(1)
