@@ -10,8 +10,8 @@
 
 Weights are random (they do not change the work), frames are 960x540. The memory is filled first, which is also the
 warm-up; then clips follow. What is compared alternates within one run, and every figure is a median; the matrix rate of
-the machine (float32, or bfloat16 with --precision bf16) is measured between the clips and stands beside them. Results
-are printed and, with --json and --plot, written to files.
+the machine, in the same precision, is measured between the clips and stands beside them. Results are printed and, with
+--json and --plot, written to files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tqdm import tqdm
 from configs.loading import sam2_versions
 from configs.schema import SHIPPED_VERSIONS
 from engine.inference.start import compiler_options
-from engine.runtime import resolve_device
+from engine.runtime import float32_arithmetic, resolve_device
 from models.samwise import SAMWISE
 from tools.bench.command_line import check_outputs, join_value
 from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
@@ -66,6 +66,12 @@ def work(flops: float, seconds: float, rate: float) -> dict[str, float]:
     return {"tflop_per_frame": flops / 1e12, "floor_seconds": flops / rate, "share": flops / rate / seconds}
 
 
+def rate_of(settings: Settings, device: torch.device) -> float:
+    """The matrix rate in FLOP/s, in the precision of what is measured."""
+    with float32_arithmetic(settings.precision):
+        return matrix_rate(device, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+
+
 def measure(model: SAMWISE, settings: Settings, repeats: int, plain: bool) -> dict[str, Any]:
     """Seconds per frame of whole clips, of their parts, and the counted work.
 
@@ -75,14 +81,13 @@ def measure(model: SAMWISE, settings: Settings, repeats: int, plain: bool) -> di
         repeats: clips that are timed as a whole, and again with their parts.
         plain: also count what the same masks cost without any saving, one sentence at a time.
     """
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    rates, clips, tables = [matrix_rate(model.device, dtype)], list[Clip](), list[Clip]()
+    rates, clips, tables = [rate_of(settings, model.device)], list[Clip](), list[Clip]()
     with tempfile.TemporaryDirectory() as folder:
         with Pipeline(model, settings, Path(folder)) as pipeline:
             pipeline.fill()
             for _ in tqdm(range(repeats), desc=settings.version, unit="clip"):
                 clips.append(pipeline.clip())
-                rates.append(matrix_rate(model.device, dtype))
+                rates.append(rate_of(settings, model.device))
             tables = [pipeline.clip_in_parts() for _ in range(repeats)]
             memory = peak_memory(model.device)
             counted = pipeline.clip_in_parts(count=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from configs.loading import load_model_config, network_versions
-from engine.runtime import resolve_device
+from engine.runtime import float32_arithmetic, resolve_device
 from engine.train.network import TrainingNetwork
 from engine.train.recompute import recompute_activations
 from models.build import build_model
@@ -69,10 +69,11 @@ def random_batch(options: argparse.Namespace, clips: int) -> tuple[Tensor, Tenso
 
 
 def backward(network: TrainingNetwork, batch: Sequence[Tensor], precision: str, share: float = 1.0) -> None:
-    """One forward and backward pass."""
-    with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
-        losses = network(*batch)
-    (share * torch.stack(list(losses.values())).sum()).backward()
+    """One forward and backward pass, with the arithmetic of a training."""
+    with float32_arithmetic(precision):
+        with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
+            losses = network(*batch)
+        (share * torch.stack(list(losses.values())).sum()).backward()
 
 
 def together(network: TrainingNetwork, batch: Sequence[Tensor], precision: str) -> None:

@@ -132,6 +132,19 @@ def test_figures_and_plots(micro_model: SAMWISE, tmp_path: Path, small_files: No
     assert cv2.imread(str(tmp_path / "sides.png")) is not None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_the_matrix_rate_is_that_of_the_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 is several times as fast as float32 on the same GPU."""
+    kinds = []
+    monkeypatch.setattr(benchmark, "matrix_rate", lambda *given: kinds.append((given[1], tf32())) or 1.0)
+
+    def tf32() -> bool:
+        return torch.backends.cuda.matmul.allow_tf32
+
+    assert benchmark.rate_of(Settings("micro", precision=precision), torch.device("cpu")) == 1.0
+    assert kinds == [(torch.bfloat16 if precision == "bf16" else torch.float32, precision == "tf32")]
+
+
 def test_a_batch_of_sentences_and_one(
     micro_model: SAMWISE,
     tmp_path: Path,

@@ -48,6 +48,20 @@ def test_the_loop_gives_the_gradients_of_the_batch() -> None:
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-4 * scale + 1e-9, msg=name)
 
 
+def test_steps_have_the_arithmetic_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch lets convolutions on a GPU use TF32 unless told otherwise; a training in float32 tells it."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    found = []
+
+    def network(weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        weight.register_hook(lambda _: found.append(torch.backends.cudnn.allow_tf32))
+        found.append(torch.backends.cudnn.allow_tf32)
+        return {"loss": weight.sum()}
+
+    benchmark.backward(network, [torch.ones(2, requires_grad=True)], "fp32")  # type: ignore[arg-type]
+    assert found == [False, False]
+
+
 @pytest.fixture
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "SIZE", (90, 160))
