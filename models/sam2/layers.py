@@ -107,7 +107,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     There, large ones are computed in parts, and again in the backward pass. Outside training, its fused kernel is no
     faster in bfloat16 than in float32; products in blocks are (`python tools/benchmark.py attention`).
 
-    A GPU gets many windows in parts, see `attend_in_parts`.
+    In bfloat16 a GPU gets many windows in parts, see `attend_in_parts`.
 
     Args:
         query: (B, heads, N, d).
@@ -121,7 +121,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     halves = keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query)
     if halves and min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE:  # last: an exported graph has no fixed sizes
         return attend_in_blocks(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, query.shape[:2])
-    if query.device.type == "cuda" and keep is None and query.shape[0] > WINDOWS_AT_ONCE:
+    in_parts = keep is None and query.dtype == torch.bfloat16 and query.device.type == "cuda"
+    if in_parts and query.shape[0] > WINDOWS_AT_ONCE:  # last, as above
         return attend_in_parts(query, key, value, dropout)
     keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
     weights_per_row = query.shape[:-2].numel() * key.shape[-2] if keeps_weights else 0
@@ -136,13 +137,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
 
 
 def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """`attend` for more windows than kernels of a GPU take: those for bfloat16 refuse 65,536, some backward ones fewer.
+    """`attend` for more windows than kernels for bfloat16 on a GPU take: they refuse 65,536, some backward ones fewer.
 
     The first block of stage 2 has 1024 windows for each frame of each sentence. See PyTorch's issue 146704 and pull
-    request 180718.
+    request 180718; in float32 PyTorch does the same by itself.
     """
     parts = zip(*(x.split(WINDOWS_AT_ONCE) for x in (query, key, value)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*part, dropout_p=dropout) for part in parts])
+    return torch.cat([F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in parts])
 
 
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
