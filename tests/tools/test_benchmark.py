@@ -61,6 +61,13 @@ def test_a_clip_from_files_to_files(pipeline: Pipeline, tmp_path: Path) -> None:
     assert {cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape for path in masks} == {(40, 96)}
 
 
+def test_what_is_timed_is_recorded_already(micro_model: SAMWISE, tmp_path: Path, small_files: None) -> None:
+    """The last frame of the filling is the first with full memory; the one after it is recorded as a CUDA graph."""
+    with Pipeline(micro_model, Settings("micro", window=4, cuda_graphs=True), tmp_path) as pipeline:
+        pipeline.fill()
+        assert pipeline.session.frames_done >= StaticStep(micro_model).frames_until_full + 2
+
+
 def test_several_clips_in_a_row_give_the_same_files(
     micro_model: SAMWISE, tmp_path: Path, small_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,7 +165,8 @@ class Pipeline:
 
     def fill(self) -> None:
         """Segment until the memory is full: also the warm-up."""
-        while self.session.frames_done < FILLING:
+        recorded = 1 if self.settings.cuda_graphs else 0  # PyTorch records what it runs for the second time
+        while self.session.frames_done < FILLING + recorded:
             self.clip(1)
 
     @property
