@@ -127,5 +127,6 @@ class RandomFourierEncoding(nn.Module):
         rows = (torch.arange(height, device=matrix.device, dtype=matrix.dtype) + 0.5) / height
         columns = (torch.arange(width, device=matrix.device, dtype=matrix.dtype) + 0.5) / width
         grid = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], dim=-1)
-        angles = 2 * math.pi * ((2 * grid - 1) @ matrix)
+        with torch.autocast(matrix.device.type, enabled=False):  # in bfloat16 the product would blur the places
+            angles = 2 * math.pi * ((2 * grid - 1) @ matrix)
         return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)

@@ -230,6 +230,15 @@ def test_random_fourier_encoding_is_that_of_the_cell_centres(rows: int, columns:
     close(table[:, row, column], torch.cat([angles.sin(), angles.cos()]))
 
 
+def test_places_are_as_exact_in_bfloat16() -> None:
+    """A product in bfloat16 is off by a tenth of a radian."""
+    encoding = RandomFourierEncoding(32)
+    with torch.inference_mode():
+        expected = encoding(16, 16)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(encoding(16, 16), expected)
+
+
 # Attention and layers
 
 
