@@ -6,7 +6,7 @@ input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +79,18 @@ class ClipBatch:
             padded[place, :, :, :height, :width] = normalise(clip.frames.to(device, non_blocking=True))
         return padded
 
-    def targets(self, device: torch.device | str) -> Tensor:
-        """The masks (B, T, H, W) bool, padded with False on the right and at the bottom."""
-        padded = torch.zeros(len(self.clips), len(self.clips[0].masks), *self.size, dtype=torch.bool, device=device)
+    def targets(self, device: torch.device | str, size: Sequence[int] | None = None) -> Tensor:
+        """The masks, padded with False on the right and at the bottom.
+
+        Args:
+            device: where they are made.
+            size: H and W, at least those of `size`; None for these.
+
+        Returns:
+            (B, T, H, W) bool.
+        """
+        length = len(self.clips[0].masks)
+        padded = torch.zeros(len(self.clips), length, *(size or self.size), dtype=torch.bool, device=device)
         for place, clip in enumerate(self.clips):
             height, width = clip.masks.shape[1:]
             padded[place, :, :height, :width] = clip.masks.to(device, non_blocking=True)

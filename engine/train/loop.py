@@ -272,20 +272,21 @@ class Training:
     def _backward(self, batch: ClipBatch) -> dict[str, float]:
         """Gradients of this process's share of the batch, part by part; returns the losses of the whole batch."""
         assert self.parallel is not None
-        size = self.share // self.options.accumulate
-        parts = [ClipBatch(batch.clips[first : first + size]) for first in range(0, self.share, size)]
+        count = self.share // self.options.accumulate
+        parts = [ClipBatch(batch.clips[first : first + count]) for first in range(0, self.share, count)]
+        size = self.processes.largest(batch.size)  # of the whole step: losses are means over padded frames
         sums: dict[str, float] = {}
         for number, part in enumerate(parts):
             wait = number + 1 < len(parts) and self.processes.size > 1
             with self.parallel.network.no_sync() if wait else contextlib.nullcontext():  # type: ignore[operator]
-                losses = self._losses(part)
+                losses = self._losses(part, size)
                 (torch.stack(list(losses.values())).sum() / len(parts)).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.item() / len(parts)
         totals = self.parallel.total(list(sums.values()))
         return {name: value / self.processes.size for name, value in zip(sums, totals, strict=True)}
 
-    def _losses(self, batch: ClipBatch) -> dict[str, Tensor]:
+    def _losses(self, batch: ClipBatch, size: Sequence[int]) -> dict[str, Tensor]:
         assert self.parallel is not None
         assert self.model.tokenizer is not None
         device = self.model.device
@@ -293,7 +294,7 @@ class Training:
         verbs = {} if tokens.verbs is None else {"verbs": tokens.verbs}
         frames = batch.frames(self.model.config.sam2.image_size, device)
         with autocast(self.options.precision, device):
-            return self.parallel.network(frames, tokens.ids, tokens.words, batch.targets(device), **verbs)
+            return self.parallel.network(frames, tokens.ids, tokens.words, batch.targets(device, size), **verbs)
 
     def _count_faults(self, batch: ClipBatch) -> None:
         """Report samples that could not be read.
