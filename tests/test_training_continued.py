@@ -101,6 +101,14 @@ def test_an_evaluation_that_was_killed_can_be_left_out(
     assert not any("evaluation" in line for line in log)
 
 
+def test_the_scores_of_an_epoch_stay_when_the_next_one_is_cut_off(arguments: list[str], run: Path) -> None:
+    main.main([*arguments, "--untrained", "--epochs", "2", "--batch_size", "6", "--max_iterations", "5"])
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    evaluated = [(line["epoch"], line["iteration"]) for line in log if "evaluation" in line]
+    assert evaluated == [(1, 4), (2, 5)]
+    assert all((run / "evaluation" / f"epoch_{epoch}" / "scores.json").is_file() for epoch in (1, 2))
+
+
 def test_a_process_without_its_partner_ends_with_one_line(
     arguments: list[str], run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,10 +127,10 @@ def test_flags_that_it_does_not_use_are_named(
     arguments: list[str], run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     main.main([*arguments, "--untrained", *steps(1)])
-    ignored = ["--overwrite", "--start_epoch", "0", "--cuda_graphs", "--split", "valid"]
+    ignored = ["--overwrite", "--start_epoch", "0", "--resume_optimizer", "--cuda_graphs", "--split", "valid"]
     with caplog.at_level(logging.WARNING):
         main.main([*arguments, *steps(2), "--resume", "auto", *ignored])
-    for flag in ("--overwrite", "--start_epoch", "--cuda_graphs", "--split"):
+    for flag in ("--overwrite", "--start_epoch", "--resume_optimizer", "--cuda_graphs", "--split"):
         assert f"{flag} is not used" in caplog.text
     assert state(run, 1)
     assert state(run, 2)
@@ -151,6 +159,11 @@ def test_flags_that_do_not_fit_are_refused(arguments: list[str]) -> None:
     main.main([*arguments, "--untrained", *steps(1)])
     with pytest.raises(InputError, match="the checkpoint does not fit --sam2_version nano: it was trained with tiny"):
         main.main([*arguments, "--sam2_version", "nano", *steps(2), "--resume", "auto"])
+    for change in (["--disable_pred_obj_score"], ["--cme_decision_window", "2"], ["--HSA_patch_size", "4", "2", "1"]):
+        with pytest.raises(InputError, match=rf"checkpoint_00000001\.pth was written with {change[0]} .*same flags"):
+            main.main([*arguments, *change, *steps(2), "--resume", "auto"])
+    with pytest.raises(InputError, match=r"--start_epoch 1 begins after 12 steps, .* \(--max_iterations 12\)"):
+        main.main([*arguments, "--untrained", "--epochs", "2", "--start_epoch", "1", *steps(12), "--name_exp", "Y"])
 
 
 @pytest.mark.parametrize("split", ["train", "valid_u"])

@@ -70,8 +70,8 @@ class Training:
         processes: those that train together; all of them make the same calls.
         flags: values of all flags, which checkpoints hold.
         weight_files: where the network's weights came from (`LoadReport.files`).
-        evaluate: called with the network and the number of the finished epoch; returns the figure that decides which
-            checkpoint is the best, and all figures. None does not evaluate.
+        evaluate: called with the network and the number of the epoch, from 1, that ended or that `--max_iterations` cut
+            off; returns the figure that decides which checkpoint is the best, and all figures. None does not evaluate.
     """
 
     def __init__(
@@ -374,13 +374,14 @@ class Training:
         """Evaluate after an epoch; returns who asked to stop. A training that goes on evaluates what is left."""
         assert self.evaluate is not None
         epoch, iteration = self.position.epoch, self.position.iteration
+        number = epoch + (self.position.done > 0)
         try:
             with stop.interrupting():
-                deciding, scores = self.evaluate(self.model, epoch)
+                deciding, scores = self.evaluate(self.model, number)
         except KeyboardInterrupt:
             return stop.requested or "Ctrl-C"
         self.model.train()
-        log.evaluation(epoch, iteration, scores)
+        log.evaluation(number, iteration, scores)
         complete = lambda: self._state(None)  # noqa: E731
         self._written(lambda: self.store.note_score(deciding, epoch=epoch, iteration=iteration, complete=complete))
         self.position = replace(self.position, unevaluated=False)

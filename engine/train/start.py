@@ -21,6 +21,7 @@ from engine.train.options import TrainOptions
 from engine.train.weights import FROZEN, VOCABULARY, load_network
 from models.build import find_tokenizer, load_model
 from models.checkpoint import LoadReport
+from models.checkpoint_formats import arguments_of
 from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.errors import InputError
@@ -116,9 +117,9 @@ def warn_of_kept_values(flags: Mapping[str, Any], given: Collection[str], contin
     for name in _KEPT:
         if name in given and name in stored and flags[name] != stored[name]:
             logger.warning("--%s %s is not used: the training that goes on has %s", name, flags[name], stored[name])
-        if name in given and "resume_optimizer" in given:
+        if name in given and "resume_optimizer" in given and continued is None:
             logger.warning("--%s is not used: --resume_optimizer takes that of %s", name, flags["resume"])
-    for name in ("overwrite", "start_epoch"):
+    for name in ("overwrite", "start_epoch", "resume_optimizer"):
         if name in given and continued is not None:
             logger.warning("--%s is not used: the training goes on where it was", name)
     if "cuda_graphs" in given:
@@ -137,7 +138,7 @@ def prepare(
         continued: from `checkpoint_to_continue`.
 
     Raises:
-        InputError: data that is missing or broken, or flags that do not fit.
+        InputError: data that is missing or broken, or flags that do not fit each other or `continued`.
     """
     folder = result_folder(flags)
     if processes.is_main:
@@ -148,12 +149,14 @@ def prepare(
         removed = (folder / CHECKPOINTS).resolve()
         if removed in Path(resume).resolve().parents:
             raise InputError(f"--overwrite would remove {resume}: copy the file, or choose another --name_exp")
-    if flags["resume_optimizer"] and flags["resume"] in (None, AUTO):
+    if flags["resume_optimizer"] and flags["resume"] is None:
         raise InputError("--resume_optimizer needs the checkpoint that holds the optimizer: give its file to --resume")
     if flags["start_epoch"] >= flags["epochs"]:
         raise InputError(
             f"--start_epoch {flags['start_epoch']}: epochs count from 0, and --epochs is {flags['epochs']}"
         )
+    if continued is not None:
+        _refuse_another_network(config, continued)
     clips = open_training_set(
         flags["dataset_file"],
         **{name: flags.get(name, "") for name in ("ytvos_path", "mevis_path", "davis_path", "coco_path")},
@@ -165,6 +168,16 @@ def prepare(
     )
     evaluation = None if flags["no_evaluation"] else EpochEvaluation.open(flags, folder, processes)
     return Start(flags, folder, clips, evaluation, continued)
+
+
+def _refuse_another_network(config: ModelConfig, continued: StoredCheckpoint) -> None:
+    stored = continued.state["args"]
+    for name, value in arguments_of(config).items():
+        if stored.get(name, value) != value:
+            raise InputError(
+                f"--resume auto: {continued.path} was written with --{name} {stored[name]}, found {value}: give the "
+                "same flags, or another --name_exp"
+            )
 
 
 def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tuple[SAMWISE, LoadReport]:
@@ -211,7 +224,7 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
         whether the end was reached.
 
     Raises:
-        InputError: see `Training`.
+        InputError: there is nothing to train, or see `Training`.
     """
     flags, folder = start.flags, start.folder
     options = TrainOptions.from_flags(flags)
@@ -231,6 +244,11 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
         )
         if start.continued is not None:
             training.restore(start.continued)
+        elif (first := flags["start_epoch"] * training.steps_per_epoch) >= training.total:
+            raise InputError(
+                f"--start_epoch {flags['start_epoch']} begins after {first} steps, where the training ends "
+                f"(--max_iterations {flags['max_iterations']}): nothing would be trained"
+            )
         else:
             training.skip_epochs(flags["start_epoch"])
         if flags["resume_optimizer"] and start.continued is None:
