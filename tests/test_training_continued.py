@@ -151,6 +151,7 @@ def test_the_rate_of_the_optimizer_is_the_one_that_is_written_down(
     both = ["--resume", str(workplace / "both.pth"), "--roberta", str(tokenizer_folder(workplace / "words"))]
     main.main([*arguments, *both, *steps(1), "--name_exp", "Y", "--resume_optimizer", "--lr", "1e-4"])
     assert "--lr is not used: --resume_optimizer takes that of" in caplog.text
+    assert state(run.with_name("Y"), 1)["args"]["lr"] == 1e-3
 
 
 def test_flags_that_do_not_fit_are_refused(arguments: list[str]) -> None:

@@ -37,6 +37,13 @@ class Optimization:
         """Of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The values of `--lr`, `--weight_decay` and `--lr_drop` that it has, loaded ones included."""
+        group = self.optimizer.param_groups[0]
+        drops = sorted(self.schedule.milestones.elements())
+        return {"lr": group.get("initial_lr", group["lr"]), "weight_decay": group["weight_decay"], "lr_drop": drops}
+
     def clip(self) -> Tensor:
         """Clip the gradients of all parameters together; returns their norm before."""
         return nn.utils.clip_grad_norm_(self.parameters, self.max_norm or math.inf)

@@ -228,7 +228,6 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
     """
     flags, folder = start.flags, start.folder
     options = TrainOptions.from_flags(flags)
-    kept = {name: start.stored[name] for name in _KEPT if name in start.stored}
     with contextlib.ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(log_to(folder / "log.txt"))
@@ -238,7 +237,7 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
             options,
             folder,
             processes,
-            {**flags, **start.origin, **kept},
+            {**flags, **start.origin},
             start.weight_files(report),
             start.evaluation,
         )
@@ -253,6 +252,7 @@ def train(model: SAMWISE, report: LoadReport, start: Start, processes: Processes
             training.skip_epochs(flags["start_epoch"])
         if flags["resume_optimizer"] and start.continued is None:
             training.optimization.load(load_file(flags["resume"]).state, flags["resume"])
+        training.flags |= training.optimization.flags
         anew = flags["overwrite"] and start.continued is None
         return training.run(anew, lambda: _announce(training, report))
 
