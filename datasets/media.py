@@ -11,7 +11,7 @@ from datasets.media_image import is_image, open_folder, open_image
 from datasets.media_live import LiveSource, is_live, open_live
 from datasets.media_video import open_video
 from util.errors import InputError
-from util.paths import EndlessError, hide_secrets, is_url, local_path
+from util.paths import EndlessError, hide_secrets, kept_if_usable, local_path
 
 __all__ = ["Frame", "LiveSource", "Media", "open_media", "open_source"]
 
@@ -61,12 +61,8 @@ def open_media(path_or_url: str, fps: float | None = None) -> Media:
     if not path_or_url:
         raise InputError("expected the path or URL of an image, a video or a folder of images, found an empty text")
     path = local_path(path_or_url)
-    try:
+    with kept_if_usable(path_or_url, path):
         return _open(path, hide_secrets(path_or_url), rate)
-    except InputError:
-        if is_url(path_or_url):
-            path.unlink(missing_ok=True)  # a page that asks for a password, perhaps: the next run asks again
-        raise
 
 
 def _open(path: Path, shown: str, rate: Fraction | None) -> Media:

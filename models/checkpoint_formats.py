@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from configs.schema import HieraConfig, ModelConfig, Sam2Config, TextConfig
 from models.checkpoint_keys import is_trainable
 from util.errors import InputError
-from util.paths import atomic_write, local_path
+from util.paths import atomic_write, kept_if_usable, local_path
 from util.seal import read_seal, verify
 
 Kind = Literal["samwise", "compact", "sam2", "roberta", "fairseq roberta"]
@@ -79,9 +79,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{file}: expected a file of weights, but it {what}; check the path")
     with file.open("rb") as handle:
         head = handle.read(512)
-    if head[8:9] == b"{":
-        return _read_safetensors(file)
-    return _read_torch(file, head)
+    with kept_if_usable(path, file):
+        return _read_safetensors(file) if head[8:9] == b"{" else _read_torch(file, head)
 
 
 def _read_safetensors(file: Path) -> Checkpoint:

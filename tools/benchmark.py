@@ -82,6 +82,8 @@ def measure(model: SAMWISE, settings: Settings, repeats: int, plain: bool) -> di
         plain: also count what the same masks cost without any saving, one sentence at a time.
     """
     rates, clips, tables = [rate_of(settings, model.device)], list[Clip](), list[Clip]()
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)  # another network may have been there
     with tempfile.TemporaryDirectory() as folder:
         with Pipeline(model, settings, Path(folder)) as pipeline:
             pipeline.fill()

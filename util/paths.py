@@ -151,6 +151,22 @@ def local_path(path: str | Path, cache_dir: str | Path | None = None) -> Path:
 
 
 @contextmanager
+def kept_if_usable(path: str | Path, file: Path) -> Iterator[None]:
+    """Forget a download that the block refuses, a page that asks for a password perhaps: the next run asks again.
+
+    Args:
+        path: of a file or a URL of one.
+        file: what `local_path` made of it.
+    """
+    try:
+        yield
+    except InputError:
+        if is_url(path):
+            file.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffix); on success the file written there replaces `path`.
 

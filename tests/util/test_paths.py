@@ -15,9 +15,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.checkpoint import read_checkpoint
 from util.errors import InputError, describe
 from util.paths import atomic_path, atomic_write, atomic_write_json, hide_secrets, local_path, path_manager, sha256_of
 
@@ -275,3 +277,18 @@ def test_messages_hold_no_password(server: ThreadingHTTPServer, tmp_path: Path, 
 )
 def test_what_is_shown_of_an_address(url: str, shown: str) -> None:
     assert hide_secrets(url) == shown
+
+
+def test_weights_at_an_address_that_gave_something_else_at_first(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "served" / "a.pth").write_text("<html>please log in</html>")
+    with pytest.raises(InputError, match=r"a\.pth holds no weights: it is a web page"):
+        read_checkpoint(url_of(server, "a.pth"))
+    torch.save({"model": {"image_encoder.trunk.pos_embed": torch.zeros(1)}}, tmp_path / "served" / "a.pth")
+    assert read_checkpoint(url_of(server, "a.pth")).kind == "sam2"
+    (tmp_path / "own.pth").write_text("no download")
+    with pytest.raises(InputError, match="holds no weights"):
+        read_checkpoint(tmp_path / "own.pth")
+    assert (tmp_path / "own.pth").is_file()

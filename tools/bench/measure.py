@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.sam2 import layers
 from models.samwise import SAMWISE
 
-MATRIX = 4096
+MATRIX = 4096  # side of the matrices of `matrix_rate`
+GPU_MATRIX, GPU_PRODUCTS = 8192, 8  # there, and how many are started before they are waited for
 
 
 @dataclass
@@ -36,14 +37,15 @@ def synchronize(device: torch.device) -> None:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32, repeats: int = 3) -> float:
     """FLOP/s of a large matrix product: the median of a few, with the faster of the libraries that PyTorch brings."""
-    a, b = (torch.randn(MATRIX, MATRIX, device=device).to(dtype) for _ in range(2))
-    products: list[Callable[[], Any]] = [lambda: torch.mm(a, b)]
+    side, at_once = (GPU_MATRIX, GPU_PRODUCTS) if device.type == "cuda" else (MATRIX, 1)
+    a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
+    products: list[Callable[[], Any]] = [lambda: [torch.mm(a, b, out=out) for _ in range(at_once)]]
     halves = dtype == torch.bfloat16 and layers.has_bfloat16_products()  # which the oldest revisions do not know
     fused = device.type == "cpu" and (dtype == torch.float32 or halves)
     if fused and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "none"))
     best = min(statistics.median(_seconds(product, device, repeats + 1)[1:]) for product in products)
-    return 2 * MATRIX**3 / best
+    return 2 * side**3 * at_once / best
 
 
 def _seconds(function: Callable[[], Any], device: torch.device, repeats: int) -> list[float]:
