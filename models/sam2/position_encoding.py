@@ -87,7 +87,7 @@ def rotary_table(height: int, width: int, channels: int, device: torch.device) -
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Apply the rotary encoding; the table repeats for every further map of the sequence.
+    """Apply the rotary encoding, in float32; the table repeats for every further map of the sequence.
 
     Args:
         x: (..., R * N, C), R maps of N tokens one after the other.
@@ -101,11 +101,10 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
         turned = pairs.unflatten(-2, (-1, cosines.shape[0])) * torch.complex(cosines, sines)
         return torch.view_as_real(turned).flatten(-2).flatten(-3, -2).to(x.dtype)
-    pairs = x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, cosines.shape[0]))
+    pairs = x.float().unflatten(-1, (-1, 2)).unflatten(-3, (-1, cosines.shape[0]))
     even, odd = pairs.unbind(-1)
-    cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)
     turned = torch.stack([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1)
-    return turned.flatten(-2).flatten(-3, -2)
+    return turned.flatten(-2).flatten(-3, -2).to(x.dtype)
 
 
 class RandomFourierEncoding(nn.Module):

@@ -315,9 +315,9 @@ def test_instructions_for_bfloat16_are_found() -> None:
 @given(small, small, st.integers(1, 3))
 def test_rotation_of_bfloat16_is_that_of_float32(rows: int, columns: int, maps: int) -> None:
     table, x = rotary_table(rows, columns, 8, CPU), noise(2, maps * rows * columns, 8).bfloat16()
-    with torch.no_grad():
-        found = rotate(x, *table)
-        assert torch.equal(found, rotate(x.float(), *table).bfloat16())
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            assert torch.equal(rotate(x, *table), rotate(x.float(), *table).bfloat16())
 
 
 @few
