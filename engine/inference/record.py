@@ -68,12 +68,21 @@ def describe_data(dataset: VideoDataset) -> dict[str, Any]:
 
 def identity_of(model: SAMWISE, dataset: VideoDataset, options: InferenceOptions) -> dict[str, Any]:
     """Everything that decides the masks but for rounding; plain values under names for people."""
-    network = json.loads(json.dumps(dataclasses.asdict(model.config)))
     flags = ("eval_clip_window", "threshold", "protocol", "precision")
     return {
         **describe_data(dataset),
-        "weights (sha256)": weights_digest(model),
         **{f"--{name}": getattr(options, name) for name in flags},
+        **describe_network(model),
+    }
+
+
+def describe_network(model: SAMWISE) -> dict[str, Any]:
+    """The part of a run's identity that the network and its vocabulary decide."""
+    assert model.tokenizer is not None
+    network = json.loads(json.dumps(dataclasses.asdict(model.config)))
+    return {
+        "weights (sha256)": weights_digest(model),
+        "vocabulary (sha256)": model.tokenizer.digest,
         **{f"network {name}": value for name, value in _flat(network)},
     }
 

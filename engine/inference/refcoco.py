@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import shutil
@@ -21,7 +20,7 @@ from engine.inference.batching import automatic_batch
 from engine.inference.images import ImageSegmenter, cut_into_units
 from engine.inference.manifest import Manifest
 from engine.inference.options import InferenceOptions
-from engine.inference.record import RunRecord, environment, log_to, remove_outcome, weights_digest
+from engine.inference.record import RunRecord, describe_network, environment, log_to, remove_outcome
 from engine.inference.run import ALONE, check_sentences
 from engine.inference.sentence_records import Rle, SentenceRecords
 from engine.published_figures import refcoco_table
@@ -148,12 +147,7 @@ def evaluate_refcoco(
 
 def image_identity(model: SAMWISE, options: InferenceOptions) -> dict[str, Any]:
     """Everything that decides the mask of a sentence but for rounding; plain values under names for people."""
-    network = json.loads(json.dumps(dataclasses.asdict(model.config)))
-    return {
-        "weights (sha256)": weights_digest(model),
-        **{f"--{name}": getattr(options, name) for name in ("threshold", "precision")},
-        **{f"network {name}": value for name, value in network.items()},
-    }
+    return {**{f"--{name}": getattr(options, name) for name in ("threshold", "precision")}, **describe_network(model)}
 
 
 class _Run:

@@ -23,6 +23,7 @@ from engine.inference.images import cut_into_units
 from engine.inference.options import InferenceOptions
 from engine.inference.refcoco import evaluate_refcoco, open_eval_sets, set_name
 from models.samwise import SAMWISE
+from models.tokenizer import Tokenizer, byte_level_tokenizer
 from tests import miniature
 from tests.benchmark_files import encode_rle
 from tests.conftest import build_micro
@@ -268,6 +269,18 @@ def test_results_of_other_weights_are_refused(reference: Path, val: RefCocoDatas
     subprocess.run(["cp", "-r", f"{reference}/manifest", str(tmp_path)], check=True)
     with pytest.raises(InputError, match=r"weights \(sha256\).*--overwrite"):
         evaluate_refcoco(build_micro(hsa=False, use_cme_head=False, seed=1), [val], tmp_path, QUICK)
+
+
+def test_results_of_another_vocabulary_are_refused(reference: Path, val: RefCocoDataset, tmp_path: Path) -> None:
+    """The same weights read other sentences with it."""
+    subprocess.run(["cp", "-r", f"{reference}/manifest", str(tmp_path)], check=True)
+    model = build_micro(hsa=False, use_cme_head=False, pred_obj_score=False)
+    assert model.tokenizer is not None
+    vocabulary = model.tokenizer.tokenizer.get_vocab()
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    model.tokenizer = Tokenizer(byte_level_tokenizer(vocabulary, []), model.tokenizer.max_tokens)
+    with pytest.raises(InputError, match=r"other settings: vocabulary \(sha256\) \S+ \(now \S+\); choose another"):
+        evaluate_refcoco(model, [val], tmp_path, QUICK)
 
 
 def test_which_sets_are_evaluated(coco: Path, tmp_path: Path) -> None:
