@@ -156,8 +156,12 @@ def zip_prefix(name: str) -> str:
 
 
 def _faults(found: Sequence[str], sizes: Sizes, read: Read, workers: int) -> list[str]:
-    """One line per missing, unexpected, doubled or wrong file, in this order."""
+    """One line per missing, unexpected, doubled or wrong file, in this order; one in all if all lie elsewhere."""
     present = set(found)
+    first = min(sizes, default="")
+    elsewhere = [name for name in found if f"/{name}".endswith(f"/{first}") or f"/{first}".endswith(f"/{name}")]
+    if elsewhere and not present & sizes.keys():
+        return [f"all masks lie in another folder than expected: {elsewhere[0]} instead of {first}"]
     faults = [f"{name} is missing" for name in sorted(sizes.keys() - present)]
     faults += [f"{name} is not expected" for name in sorted(present - sizes.keys())]
     faults += [f"{name} is there {count} times" for name, count in Counter(found).items() if count > 1]

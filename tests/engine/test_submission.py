@@ -174,7 +174,10 @@ def test_faults_of_zips(masks: Path, mevis: VideoDataset, tmp_path: Path) -> Non
             handle.write(path, f"Annotations/{path.relative_to(masks).as_posix()}")
         handle.writestr("Annotations/empty/", b"")  # a folder
     assert zip_faults(archive, sizes, "Annotations/") == []
-    assert len(zip_faults(archive, sizes, "")) == 2 * len(sizes)
+    elsewhere = "all masks lie in another folder than expected: Annotations/one/0/00000.png instead of one/0/00000.png"
+    assert zip_faults(archive, sizes, "") == [elsewhere]
+    assert folder_faults(masks.parent, sizes) == [elsewhere]
+    assert folder_faults(masks / "one", sizes) == [elsewhere.replace("Annotations/one/", "")]
     with zipfile.ZipFile(archive, "a") as handle, pytest.warns(UserWarning, match="Duplicate"):
         handle.writestr("Annotations/one/0/00000.png", b"")
     faults = zip_faults(archive, sizes, "Annotations/")
