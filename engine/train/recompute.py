@@ -27,6 +27,10 @@ def heavy_parts(model: SAMWISE) -> Iterator[nn.Module]:
 
 
 def recompute_activations(model: SAMWISE) -> None:
-    """Let `heavy_parts` recompute their activations. Random states are restored, so that dropout falls alike."""
+    """Let `heavy_parts` recompute their activations. Random states are restored, so that dropout falls alike.
+
+    What is compiled has to be so before: `checkpoint` stays out of what is compiled, and keeps out what it calls.
+    """
     for part in heavy_parts(model):
-        part.forward = functools.partial(checkpoint, part.forward, use_reentrant=False)
+        name = "forward" if part._compiled_call_impl is None else "_compiled_call_impl"
+        setattr(part, name, functools.partial(checkpoint, getattr(part, name), use_reentrant=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from engine.train.network import TrainingNetwork
 from engine.train.parallel import parallelise
@@ -86,6 +87,25 @@ def test_recomputing_changes_no_gradient(dropout: float) -> None:
         torch.testing.assert_close(again[name], gradient, rtol=1e-6, atol=1e-6 * float(gradient.abs().max()), msg=name)
     for name, value in state.items():
         assert torch.equal(state_again[name], value), name
+
+
+def test_what_is_compiled_stays_so_where_it_is_computed_again() -> None:
+    results, compiled = [], []
+
+    def backend(graph: fx.GraphModule, given: list[Any]) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    for compiling in (False, True):
+        model = ready()
+        if compiling:
+            model.sam.memory_encoder.compile(backend=backend)
+            recompute_activations(model)
+        step(model, TrainingNetwork(model), slice(0, 2))
+        results.append(gradients(model))
+    assert compiled
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(results[1][name], gradient, msg=name)
 
 
 def _train_as_one_of_two(folder: Path, model: SAMWISE) -> None:
