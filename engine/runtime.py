@@ -43,6 +43,18 @@ def resolve_device(name: str, *, fall_back: bool = True) -> torch.device:
     return device
 
 
+def take_device(name: str) -> torch.device:
+    """`resolve_device` for a script, whose current GPU it becomes: page-locked memory and random states ask for that.
+
+    Raises:
+        InputError: as `resolve_device`.
+    """
+    device = resolve_device(name)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 @contextlib.contextmanager
 def float32_arithmetic(precision: str) -> Iterator[None]:
     """Let CUDA multiply float32 matrices as TF32 (`--precision tf32`) or exactly (`fp32`, `bf16`), for a while."""

@@ -13,7 +13,7 @@ import torch
 from configs.schema import ModelConfig
 from engine.inference.options import InferenceOptions
 from engine.inference.record import describe_weights
-from engine.runtime import resolve_device
+from engine.runtime import take_device
 from models.build import load_model
 from models.checkpoint import read_checkpoint, stored_arguments
 from models.checkpoint_formats import arguments_of
@@ -89,7 +89,7 @@ def load_network(config: ModelConfig, device: str, flags: Mapping[str, Any]) -> 
     Raises:
         InputError: files that are missing or do not fit, an unknown device, or one that cannot do what is asked.
     """
-    resolved, weights = resolve_device(device), {name: flags[name] for name in _WEIGHTS}
+    resolved, weights = take_device(device), {name: flags[name] for name in _WEIGHTS}
     compiler = compiler_options(flags, resolved)
     model, report = load_model(config, device=resolved, **weights)
     logger.info("%s", report.summary())

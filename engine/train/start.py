@@ -13,7 +13,7 @@ from configs.schema import ModelConfig
 from datasets.training import ClipSet, open_training_set
 from engine.inference.record import command_line, describe_weights, environment, log_to
 from engine.inference.run import check_sentences
-from engine.runtime import resolve_device
+from engine.runtime import take_device
 from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpoint, load_file
 from engine.train.evaluate import EpochEvaluation
 from engine.train.loop import Training
@@ -187,7 +187,7 @@ def load_to_train(config: ModelConfig, start: Start, processes: Processes) -> tu
         InputError: files that are missing or do not fit, or a sentence that is too long.
     """
     flags, origin = start.flags, start.origin
-    device = resolve_device(processes.device(flags["device"]))
+    device = take_device(processes.device(flags["device"]))
     if start.continued is None:
         model, report = load_model(config, device=device, seed=flags["seed"], **origin)
     else:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine import runtime
-from engine.runtime import autocast, float32_arithmetic, resolve_device
+from engine.runtime import autocast, float32_arithmetic, resolve_device, take_device
 from util.errors import InputError
 
 
@@ -28,6 +28,17 @@ def test_a_device_can_be_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolve_device(name, fall_back=False) == torch.device(name)
     with pytest.raises(InputError, match="has 1 GPUs"):
         resolve_device("cuda:1", fall_back=False)
+
+
+def test_the_gpu_of_a_script_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The random state that a checkpoint holds is its own then, and its page-locked memory burdens no other GPU."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert take_device(name) == torch.device(name)
+    assert chosen == [torch.device("cuda:1")]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta", "xla"])
