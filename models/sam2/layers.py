@@ -20,6 +20,7 @@ FEW_ROWS = 64  # below, a fused product gains nothing
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
 ROWS_AT_ONCE = 512  # of queries, see `attend_in_blocks`
 WINDOWS_AT_ONCE = 1 << 14  # that a GPU attends in together, see `attend`
+FEWEST_PARTS = 8  # of more windows, see `attend_in_parts`
 BAND_TOKENS = 8192  # see `band_rows`
 KEPT_TABLES = 32
 Table = TypeVar("Table", bound=Callable[..., Any])
@@ -141,8 +142,14 @@ def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, dropout: float) -
 
     The first block of stage 2 has 1024 windows for each frame of each sentence. See PyTorch's issue 146704 and pull
     request 180718; in float32 PyTorch does the same by itself.
+
+    Up to 16 sentences of 8 frames there are equally many parts: their number is written into a graph that is compiled,
+    which then serves all of these numbers of sentences.
     """
-    parts = zip(*(x.split(WINDOWS_AT_ONCE) for x in (query, key, value)), strict=True)
+    windows = query.shape[0]
+    few = windows <= FEWEST_PARTS * WINDOWS_AT_ONCE
+    size = -(-windows // FEWEST_PARTS) if few else WINDOWS_AT_ONCE
+    parts = zip(*(x.split(size) for x in (query, key, value)), strict=True)
     return torch.cat([F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in parts])
 
 

@@ -395,10 +395,12 @@ def test_attention_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.M
         torch.testing.assert_close(gradient, other)
 
 
-def test_windows_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fewest", [2, 8])
+def test_windows_in_parts_equal_all_at_once(monkeypatch: pytest.MonkeyPatch, fewest: int) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(10, 3, n, 8, generator=generator) for n in (4, 16, 16))
     monkeypatch.setattr(layers, "WINDOWS_AT_ONCE", 4)
+    monkeypatch.setattr(layers, "FEWEST_PARTS", fewest)
     torch.testing.assert_close(layers.attend_in_parts(q, k, v, 0.0), attend(q, k, v))
 
 
