@@ -119,7 +119,7 @@ class ModelConfig:
         hsa_patch_size: side of the HSA patches of each adapter, in tokens.
         use_cme_head: the conditional memory encoder.
         switch_mem: what a positive CME decision writes to memory: one of `SWITCH_MODES`.
-        cme_decision_window: least distance in frames, plus one, between two CME switches.
+        cme_decision_window: N: CME looks at frame t > N if the last switch was at least N - 1 frames before.
         pred_obj_score: object scores (off with `--disable_pred_obj_score`).
         motion_prompt: verbs of the sentence become further prompt tokens.
     """

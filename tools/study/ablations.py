@@ -12,7 +12,7 @@ from tools.study.settings import Settings
 GROUP = "ablation"
 FULL = "hsa-cme"
 CME_OFF = "cme-off"
-_NEVER = "1000000"  # frames between two decisions of CME: longer than any video
+_NEVER = "1000000"  # CME looks at frames after this one: longer than any video
 
 
 @dataclass(frozen=True)
