@@ -342,8 +342,9 @@ def test_damage_in_the_middle_of_a_video_names_the_frame(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of a local web server on `tmp_path`/www."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a local web server on `tmp_path`/www; what is downloaded goes to `tmp_path`/cache."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -357,8 +358,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         running.shutdown()
 
 
-def test_url(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+def test_url(server: str, tmp_path: Path) -> None:
     write_video(tmp_path / "www" / "video.mp4", 3)
     media = open_media(f"{server}/video.mp4")
     assert (media.path, media.length, len(decoded(media))) == (f"{server}/video.mp4", 3, 3)
@@ -366,10 +366,7 @@ def test_url(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         open_media(f"{server}/missing.mp4")
 
 
-def test_an_address_that_gave_something_else_at_first(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+def test_an_address_that_gave_something_else_at_first(server: str, tmp_path: Path) -> None:
     (tmp_path / "www" / "video.mp4").write_text("<html>please log in</html>")
     with pytest.raises(InputError, match=r"/video\.mp4: expected an image, a video"):
         open_media(f"{server}/video.mp4")

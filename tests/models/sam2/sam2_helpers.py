@@ -29,6 +29,11 @@ def run_encoder(model: SAM2, frames: Tensor) -> tuple[list[Tensor], tuple[Tensor
     return stages, fine, neck.feature_map(stages[2], stages[3])
 
 
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
+    """Assert equal up to rounding."""
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the largest magnitude."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
