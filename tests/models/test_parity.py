@@ -45,13 +45,8 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    ("name", "recompute"),
-    [
-        pytest.param("V3_train_1x6.json", False, marks=pytest.mark.slow),  # with V4, a quarter of all tests' time
-        ("V4_train_2x2.json", True),
-    ],
-)
+@pytest.mark.slow  # a quarter of the time of all other tests
+@pytest.mark.parametrize(("name", "recompute"), [("V3_train_1x6.json", False), ("V4_train_2x2.json", True)])
 def test_training_step(name: str, recompute: bool, two_threads: None) -> None:
     """V3 and V4: losses, CME label and logits, every gradient and the BatchNorm statistics of one training step."""
     case = json.loads((DATA / name).read_text())
