@@ -79,18 +79,18 @@ class ClipBatch:
             padded[place, :, :, :height, :width] = normalise(clip.frames.to(device, non_blocking=True))
         return padded
 
-    def targets(self, device: torch.device | str, size: Sequence[int] | None = None) -> Tensor:
+    def targets(self, device: torch.device | str, size: Sequence[int]) -> Tensor:
         """The masks, padded with False on the right and at the bottom.
 
         Args:
             device: where they are made.
-            size: H and W, at least those of `size`; None for these.
+            size: H and W, at least those of `ClipBatch.size`.
 
         Returns:
             (B, T, H, W) bool.
         """
         length = len(self.clips[0].masks)
-        padded = torch.zeros(len(self.clips), length, *(size or self.size), dtype=torch.bool, device=device)
+        padded = torch.zeros(len(self.clips), length, *size, dtype=torch.bool, device=device)
         for place, clip in enumerate(self.clips):
             height, width = clip.masks.shape[1:]
             padded[place, :, :height, :width] = clip.masks.to(device, non_blocking=True)

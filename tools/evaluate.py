@@ -64,20 +64,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace) -> str:
     """Score, write, and return the table to print."""
-    if args.benchmark == "mevis":
-        dataset = open_mevis(args.mevis_path, args.split, args.version)
-    elif args.benchmark == "ytvos":
-        dataset = open_ref_ytvos(args.ytvos_path, args.split, args.allow_partial)
-    elif args.benchmark == "davis":
+    if args.benchmark == "davis":
         sequences = davis_sequences(args.davis_path, args.task, args.set, args.allow_partial)
         stores = annotator_stores(args.predictions, sequences)
         folders = {name: args.output_dir / (name if len(stores) > 1 else "") for name in stores}
         results = evaluate_davis(sequences, stores, args.set, folders, args.output_dir, args.num_workers)
         return davis_table(args.set, results)
-    else:
+    if args.benchmark == "refcoco":
         split = open_refcoco(args.coco_path, args.dataset_file, args.split)
         measures = evaluate_refcoco(split, args.predictions, args.output_dir)
         return refcoco_table(args.dataset_file, args.split, measures)
+    if args.benchmark == "mevis":
+        dataset = open_mevis(args.mevis_path, args.split, args.version)
+    else:
+        dataset = open_ref_ytvos(args.ytvos_path, args.split, args.allow_partial)
     summary = evaluate_expressions(dataset, args.predictions, args.output_dir, args.num_workers)
     return expressions_table(dataset, summary)
 

@@ -146,9 +146,7 @@ def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, dropout: float) -
     Up to 16 sentences of 8 frames there are equally many parts: their number is written into a graph that is compiled,
     which then serves all of these numbers of sentences.
     """
-    windows = query.shape[0]
-    few = windows <= FEWEST_PARTS * WINDOWS_AT_ONCE
-    size = -(-windows // FEWEST_PARTS) if few else WINDOWS_AT_ONCE
+    size = min(-(-query.shape[0] // FEWEST_PARTS), WINDOWS_AT_ONCE)
     parts = zip(*(x.split(size) for x in (query, key, value)), strict=True)
     return torch.cat([F.scaled_dot_product_attention(q, k, v, dropout_p=dropout) for q, k, v in parts])
 

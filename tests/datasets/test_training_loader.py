@@ -114,13 +114,14 @@ def test_images_of_different_size_in_one_batch(tmp_path: Path) -> None:
     assert [Path(file).name for file in batch.files] == ["00000.jpg", "00001.jpg"]
     for each in (batch, pickle.loads(pickle.dumps(batch))):
         assert [content(clip) for clip in each.clips] == [content(clip) for clip in batch.clips]
-        frames, targets = each.frames(80, "cpu"), each.targets("cpu")
+        frames, targets = each.frames(80, "cpu"), each.targets("cpu", (70, 64))
         assert frames.shape == (2, 1, 3, 80, 80)
-        assert targets.shape == (2, 1, 64, 64)
+        assert targets.shape == (2, 1, 70, 64)
         for place, clip in enumerate(each.clips):
             height, width = clip.masks.shape[1:]
             assert torch.equal(frames[place, :, :, :height, :width], normalise(clip.frames))
             assert torch.equal(targets[place, :, :height, :width], clip.masks)
+            assert not targets[place, :, height:].any()
             assert not frames[place, :, :, height:].any()
             assert not frames[place, :, :, :, width:].any()
             assert targets[place].sum() == clip.masks.sum()

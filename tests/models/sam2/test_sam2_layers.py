@@ -104,7 +104,7 @@ def test_linear_in_bfloat16_is_close(activation: Activation) -> None:
             torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.skipif("avx" not in CPU_FLAGS, reason="Linux on x86 names what a CPU can do")
+@pytest.mark.skipif("avx" not in CPU_FLAGS, reason="only Linux on x86, as in CI, says what a CPU can do")
 def test_instructions_for_bfloat16_are_found() -> None:
     assert has_bfloat16_products() == bool(CPU_FLAGS & {"avx512_bf16", "amx_tile"})
 
