@@ -27,6 +27,10 @@ from models.tokenizer import Tokenizer, byte_tokenizer
 hypothesis.settings.register_profile("project", deadline=None)  # nothing is asserted about time
 hypothesis.settings.load_profile("project")
 
+# The first backward pass starts a thread for every device, also for a GPU of tensors without content; nothing that is
+# forked afterwards can learn. Now there is none.
+torch.ones((), requires_grad=True).backward()
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 DATA = Path(__file__).resolve().parent / "data"
 
