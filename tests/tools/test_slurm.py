@@ -49,16 +49,20 @@ STAND_INS = {
     """,
 }
 TRAINING = f"""#!{sys.executable} -SE
-import os, signal, sys, time
+import os, signal, sys
 
-def stop(number, _):
-    print("saved", file=open("calls", "a"), flush=True)
-    sys.exit(0 if number == signal.SIGUSR1 else 130)
+def note(line):
+    with open("calls", "a") as calls:
+        calls.write(line + chr(10))
 
-signal.signal(signal.SIGUSR1, stop)
-signal.signal(signal.SIGTERM, stop)
-print("ready", file=open("calls", "a"), flush=True)
-time.sleep(float(os.environ.get("TRAINING_SECONDS", "0")))
+# Waited for, not handled: what a handler raises while Python is closing a file is lost.
+signals = (signal.SIGUSR1, signal.SIGTERM)
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+note("ready")
+got = signal.sigtimedwait(signals, float(os.environ.get("TRAINING_SECONDS", "0")))
+if got is not None:
+    note("saved")
+    sys.exit(0 if got.si_signo == signal.SIGUSR1 else 130)
 sys.exit(int(os.environ.get("TRAINING_STATUS", "0")))
 """
 
