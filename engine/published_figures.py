@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets.mevis import META_FILES
 from datasets.video_index import VideoDataset
-from engine.scoring.davis import MEASURES
+from engine.scoring.davis import MEASURES, TASKS
 from engine.scoring.tables import text_table
 
 
@@ -55,13 +55,20 @@ def expressions_table(dataset: VideoDataset, summary: Mapping[str, Any]) -> str:
     return _table(dataset.name, split_title(dataset), {"ours": rows})
 
 
-def davis_table(subset: str, results: Mapping[str, Mapping[str, float]]) -> str:
+def davis_title(subset: str, task: str) -> str:
+    """A set of DAVIS as in PUBLISHED; with the other task, whose measures are others, as text."""
+    return subset if task == TASKS[0] else f"{subset} ({task})"
+
+
+def davis_table(subset: str, task: str, results: Mapping[str, Mapping[str, float]]) -> str:
     """Ref-DAVIS17: one column per annotator and their average, or one column.
 
     Args:
+        subset, task: what was scored and how, as in `--set` and `--task`.
         results: column -> MEASURES.
     """
-    return _table("davis", subset, {name: {key: values[key] for key in MEASURES} for name, values in results.items()})
+    columns = {name: {key: values[key] for key in MEASURES} for name, values in results.items()}
+    return _table("davis", davis_title(subset, task), columns)
 
 
 def refcoco_table(benchmark: str, split: str, summary: Mapping[str, float]) -> str:

@@ -353,7 +353,7 @@ def refuse_own_results(root: Path, folders: Sequence[str], source: str) -> None:
     files = {file.resolve() for file in (*_common_files(root), *(root / f"{folder}.mp4" for folder in folders))}
     inside = {(root / folder / kind).resolve() for folder in folders for kind in ("masks", "overlays")}
     if path in files or inside & {path, *path.parents}:
-        raise InputError(f"{source}: results would replace it there: give another --output_dir than {root}")
+        raise InputError(f"{source}: results would replace it there: give another folder than {root} (--output_dir)")
 
 
 def remove_earlier_results(root: Path, folders: Sequence[str]) -> None:

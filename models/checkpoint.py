@@ -273,7 +273,7 @@ def _take_fresh(work: _Assembly, checkpoint: Checkpoint | None, allow_fresh: boo
             raise InputError(f"{checkpoint.path} holds no {part.name} ({_first(keys)}): it is no SAMWISE checkpoint")
         if not allow_fresh:
             raise InputError(f"no file holds weights of the {part.name} ({_first(keys)}){switch or '; give --resume'}")
-        work.warnings.append(f"the {part.name} starts untrained: no file holds its {len(keys)} tensors{switch}")
+        work.warnings.append(f"untrained: the {part.name}, no file holds the {len(keys)} tensors{switch}")
         fresh += keys
         if part is MOTION_PROJECTION:  # it starts as a copy of the sentence's projection
             for key in keys:

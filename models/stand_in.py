@@ -58,7 +58,7 @@ def load_on_stand_in(
     source = checkpoint or Checkpoint(folder.checkpoint.path, "samwise", {})
     report = load_checkpoint(model, dataclasses.replace(source, state=state), roberta=roberta)
     warnings = [
-        f"the {part.name} starts untrained: no file holds its {count} tensors"
+        f"untrained: the {part.name}, no file holds the {count} tensors"
         for part in _FRESH
         if (count := sum(part_of(key) is part for key in fresh))
     ]

@@ -69,7 +69,7 @@ def evaluate(args: argparse.Namespace) -> str:
         stores = annotator_stores(args.predictions, sequences)
         folders = {name: args.output_dir / (name if len(stores) > 1 else "") for name in stores}
         results = evaluate_davis(sequences, stores, args.set, folders, args.output_dir, args.num_workers)
-        return davis_table(args.set, results)
+        return davis_table(args.set, args.task, results)
     if args.benchmark == "refcoco":
         split = open_refcoco(args.coco_path, args.dataset_file, args.split)
         measures = evaluate_refcoco(split, args.predictions, args.output_dir)

@@ -251,5 +251,5 @@ class DavisBenchmark:
         stores = annotator_stores(self.masks, self._sequences)
         csv_dirs = {name: self.masks / name for name in stores}
         results = evaluate_davis(self._sequences, stores, self._subset, csv_dirs, self.folder, num_workers)
-        logger.info("%s", davis_table(self._subset, results))
+        logger.info("%s", davis_table(self._subset, self._sequences[0].task, results))
         return results

@@ -29,7 +29,7 @@ from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.errors import InputError
 from util.interrupts import sigterm_as_interrupt
-from util.paths import atomic_write, atomic_write_json, remove_temporary_files
+from util.paths import atomic_write, atomic_write_json, read_json_object, remove_temporary_files
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,8 @@ def evaluate_refcoco(
         facts: what else run.json shall say.
 
     Returns:
-        The content of scores.json: "NAME/SPLIT" -> measures, see `engine.scoring.refcoco.score_refcoco`.
+        "NAME/SPLIT" -> measures, see `engine.scoring.refcoco.score_refcoco`. scores.json holds these beside those of
+        other sets that earlier calls scored in this folder.
 
     Raises:
         InputError: the folder holds masks of other weights or options, a sentence is too long, an image does not
@@ -203,7 +204,7 @@ class _Run:
         timings = self.processes.gather(self._timing(segmenter))
         if self.record is not None:
             self.record.add_timing(timings)
-            atomic_write_json(self.folder / evaluate_masks.SCORES_FILE, scores)
+            atomic_write_json(self.folder / evaluate_masks.SCORES_FILE, self._earlier_scores() | scores)
             self.record.complete()
         return self.processes.gather(scores)[0]
 
@@ -245,6 +246,11 @@ class _Run:
         measures = evaluate_masks.evaluate_refcoco(dataset, results, folder)
         logger.info("%s", refcoco_table(dataset.name, dataset.split, measures))
         return measures
+
+    def _earlier_scores(self) -> dict[str, Any]:
+        """Of every set that the same weights and options were scored on, by whichever call."""
+        files = (self.results / name / split / evaluate_masks.SCORES_FILE for name in SPLITS for split in SPLITS[name])
+        return {name: measures for file in files for name, measures in (read_json_object(file) or {}).items()}
 
     def _timing(self, segmenter: ImageSegmenter) -> dict[str, float]:
         """What was done, and the seconds that it took."""

@@ -15,7 +15,7 @@ from datasets.ref_davis import annotator_expressions, open_ref_davis
 from datasets.ref_ytvos import open_ref_ytvos
 from datasets.video_index import Expression, LabelImages, Video, VideoDataset
 from engine.evaluate_masks import OBJECTS_FILE, SCORES_FILE
-from engine.published_figures import PUBLISHED, PublishedFigure, split_title
+from engine.published_figures import PUBLISHED, PublishedFigure, davis_title, split_title
 from engine.report.rows import PredictedMasks, Report, Row, Score, ScoreTable
 from engine.report.run_files import RunFiles, number, read_object, read_run, read_table
 from engine.scoring.davis import MEASURES, DavisSequence, annotator_stores
@@ -124,8 +124,9 @@ def _davis_report(run: RunFiles) -> Report:
     scores_path, objects_path = run.folder / SCORES_FILE, run.folder / OBJECTS_FILE
     results = read_object(scores_path, _remedy(run))
     objects = read_table(objects_path, _remedy(run))
+    title = davis_title(run.flags["set"], run.flags["task"])
     try:
-        table = _davis_table(results, PUBLISHED.get(("davis", run.flags["set"])))
+        table = _davis_table(results, PUBLISHED.get(("davis", title)))
         names = list(dict.fromkeys(entry["video"] for entry in objects))
     except _MALFORMED as error:
         raise InputError(f"{scores_path} or {objects_path} is not as expected ({error!r}); {_remedy(run)}") from error
@@ -141,7 +142,7 @@ def _davis_report(run: RunFiles) -> Report:
         rows = [_davis_row(entry, videos[entry["video"]], stores, areas[entry["video"]]) for entry in objects]
     except _MALFORMED as error:
         raise InputError(f"{objects_path} does not fit {where} or the data ({error!r}); {_remedy(run)}") from error
-    return Report(_name(run), f"davis {run.flags['set']}", tuple(rows), table, truth, run.records)
+    return Report(_name(run), f"davis {title}", tuple(rows), table, truth, run.records)
 
 
 def _davis_table(results: Mapping[str, Any], figure: PublishedFigure | None) -> ScoreTable:

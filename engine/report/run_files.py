@@ -23,6 +23,7 @@ _DEFAULTS = {
     "ytvos_path": "data/ref-youtube-vos",
     "davis_path": "data/ref-davis",
     "set": "val",
+    "task": "unsupervised",
     "allow_partial": False,
     "results_path": None,
 }

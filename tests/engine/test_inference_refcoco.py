@@ -143,6 +143,17 @@ def test_the_published_figure_stands_beside_and_the_run_is_described(
     assert (run["attempts"][0]["masks"], run["attempts"][0]["frames"]) == (20, 8)
 
 
+def test_sets_that_are_evaluated_one_by_one_have_one_file_of_scores(
+    coco: Path, image_model: SAMWISE, tmp_path: Path
+) -> None:
+    first, second = open_eval_sets(coco, "all", ["refcoco+/val", "refcocog/test"])
+    scores = evaluate_refcoco(image_model, [second], tmp_path, QUICK)
+    scores |= evaluate_refcoco(image_model, [first], tmp_path, QUICK)
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores
+    evaluate_refcoco(image_model, [first], tmp_path, InferenceOptions(expressions_per_batch=4, overwrite=True))
+    assert list(json.loads((tmp_path / "scores.json").read_text())) == ["refcoco+/val"]
+
+
 def test_invisible_objects_have_empty_masks(val: RefCocoDataset, tmp_path: Path) -> None:
     model = build_micro()
     with torch.no_grad():

@@ -188,8 +188,8 @@ def test_parts_without_weights_start_fresh_and_warn(trained: SAMWISE, model: SAM
     report = load_weights(model, resume=str(path))
     assert len(report.fresh) == len([key for key in before if re.search(r"\.hsa\.|norm_pre|spatial_pos|conditio", key)])
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in report.fresh)
-    assert [re.findall("the (HSA|CME) starts untrained", warning) for warning in report.warnings] == [["HSA"], ["CME"]]
-    assert "warning: the HSA starts untrained" in report.summary()
+    assert [re.findall("untrained: the (HSA|CME),", warning) for warning in report.warnings] == [["HSA"], ["CME"]]
+    assert "warning: untrained: the HSA, no file holds" in report.summary()
     with pytest.raises(InputError, match=r"weights of the HSA .*drop --HSA"):
         load_weights(model, resume=str(path), allow_fresh=False)
 

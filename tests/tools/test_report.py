@@ -17,7 +17,9 @@ from PIL import Image
 
 from datasets.mevis import open_mevis
 from datasets.ref_ytvos import open_ref_ytvos
+from engine.published_figures import davis_table
 from engine.report.cases import PICTURES_BYTES
+from engine.scoring.davis import MEASURES
 from tests.benchmark_files import encode_rle, frame_names, labels, write_json, write_mevis, write_ytvos
 from tests.html_tree import Node, parse
 from tests.report_runs import davis_run, scored_mevis, write_predictions, write_record
@@ -311,6 +313,18 @@ def test_ref_davis(tmp_path: Path) -> None:
         "frame 00000 · J 0",
         "frame 00001 · J 0",
     ]
+
+
+def test_the_published_figure_stands_beside_the_task_that_it_was_measured_with(tmp_path: Path) -> None:
+    run = davis_run(tmp_path)
+    write_record(run, "davis valid", davis_path=str(tmp_path / "data"), set="val", task="semi-supervised")
+    header = make_page(run).one("table", id="scores").rows()[0]
+    assert header == ["measure", "anno_0", "anno_1", "anno_2", "anno_3", "average"]
+    results = {"ours": dict.fromkeys(MEASURES, 1.0)}
+    assert "70.6" in davis_table("val", "unsupervised", results)
+    other = davis_table("val", "semi-supervised", results)
+    assert other.startswith("davis val (semi-supervised) (%)")
+    assert "70.6" not in other
 
 
 def test_a_set_may_have_blanks_in_its_name(tmp_path: Path) -> None:
