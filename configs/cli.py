@@ -115,13 +115,19 @@ def parse_flags(
     parser = build_parser(program, description, groups, defaults)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        known = [f"--{flag.name}" for flag in FLAGS if flag.group in groups]
-        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        parser.error(f"unknown argument {' '.join(unknown)}" + (f" (did you mean {near[0]}?)" if near else ""))
+        parser.error(f"unknown argument {' '.join(unknown)}{_hint(unknown[0].split('=')[0], groups)}")
     for action in parser._actions:
         action.default, action.required = argparse.SUPPRESS, False
     args.given, args.adopted = frozenset(vars(parser.parse_args(argv))), frozenset()
     return args
+
+
+def _hint(unknown: str, groups: Sequence[str]) -> str:
+    """What may be meant by a flag that a script with flags of `groups` does not have."""
+    if any(unknown == f"--{flag.name}" for flag in FLAGS):
+        return " (other scripts have it: leave it out, or run one of them)"
+    near = difflib.get_close_matches(unknown, [f"--{flag.name}" for flag in FLAGS if flag.group in groups], n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def prefer_shipped_version(args: argparse.Namespace) -> None:

@@ -129,7 +129,7 @@ def test_a_script_has_only_its_groups() -> None:
     args = parse_flags("x.py", "", ("run",), ["--seed", "3"])
     assert args.seed == 3
     assert not hasattr(args, "input_path")
-    with pytest.raises(InputError, match="unknown argument --HSA"):
+    with pytest.raises(InputError, match=r"unknown argument --HSA \(other scripts have it: leave it out"):
         parse_flags("x.py", "", ("run",), ["--HSA"])
 
 
