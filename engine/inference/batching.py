@@ -87,9 +87,15 @@ def partition(count: int, most: int) -> list[range]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory did not suffice, on any device."""
-    if isinstance(error, MemoryError):
-        return True
+    """Whether an exception says that memory did not suffice, on any device.
+
+    Or the one behind it: a CUDA graph whose recording runs out of memory complains of how the recording ends.
+    """
+    if not isinstance(error, RuntimeError | MemoryError):
+        return False
     text = str(error).lower()
     marks = ("out of memory", "not enough memory", "can't allocate memory", "status_alloc_failed")
-    return isinstance(error, RuntimeError) and any(mark in text for mark in marks)
+    if isinstance(error, MemoryError) or any(mark in text for mark in marks):
+        return True
+    earlier = error.__cause__ or error.__context__
+    return earlier is not None and is_out_of_memory(earlier)

@@ -98,6 +98,9 @@ def test_larger_inputs_make_smaller_batches() -> None:
 )
 def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+    later = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    later.__context__ = error
+    assert is_out_of_memory(later) is expected
 
 
 @given(st.integers(0, 6), st.integers(0, 3))
