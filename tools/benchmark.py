@@ -1,6 +1,7 @@
 """Where the time goes, and how close to the hardware it is.
 
     python tools/benchmark.py end_to_end --sam2_version tiny base   JPEG to PNG files: seconds, parts, FLOPs, memory
+    python tools/benchmark.py end_to_end --compile                  the same, compiled, without the parts
     python tools/benchmark.py end_to_end --compare REVISION         this tree against a git revision, alternating
     python tools/benchmark.py end_to_end --against "--precision bf16"    these settings against others, alternating
     python tools/benchmark.py end_to_end --against "--compile"      the network as it is against compiled
@@ -39,7 +40,6 @@ from configs.loading import sam2_versions
 from configs.schema import SHIPPED_VERSIONS
 from engine.inference.start import compiler_options
 from engine.runtime import float32_arithmetic, resolve_device
-from models.samwise import SAMWISE
 from tools.bench.command_line import check_outputs, join_value
 from tools.bench.compare import ROOT, Side, alternate_clips, checked_out
 from tools.bench.end_to_end import BESIDE, SENTENCES, Clip, Pipeline, Settings, plain_computation, random_model
@@ -72,31 +72,36 @@ def rate_of(settings: Settings, device: torch.device) -> float:
         return matrix_rate(device, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
 
 
-def measure(model: SAMWISE, settings: Settings, repeats: int, plain: bool) -> dict[str, Any]:
+def measure(settings: Settings, repeats: int, plain: bool) -> dict[str, Any]:
     """Seconds per frame of whole clips, of their parts, and the counted work.
 
     Args:
-        model: the network, on its device.
-        settings: what is measured.
+        settings: what is measured. A compiled network has no parts; its work is counted with one that is not.
         repeats: clips that are timed as a whole, and again with their parts.
         plain: also count what the same masks cost without any saving, one sentence at a time.
     """
+    model, eager = random_model(settings), dataclasses.replace(settings, compile=False, cuda_graphs=False)
     rates, clips, tables = [rate_of(settings, model.device)], list[Clip](), list[Clip]()
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)  # another network may have been there
-    with tempfile.TemporaryDirectory() as folder:
-        with Pipeline(model, settings, Path(folder)) as pipeline:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        pipeline = stack.enter_context(Pipeline(model, settings, Path(folder)))
+        pipeline.fill()
+        for _ in tqdm(range(repeats), desc=settings.version, unit="clip"):
+            clips.append(pipeline.clip())
+            rates.append(rate_of(settings, model.device))
+        tables = [pipeline.clip_in_parts() for _ in range(0 if settings.compile else repeats)]
+        memory = peak_memory(model.device)
+        if settings.compile:
+            model = random_model(eager)
+            pipeline = stack.enter_context(Pipeline(model, eager, Path(folder)))
             pipeline.fill()
-            for _ in tqdm(range(repeats), desc=settings.version, unit="clip"):
-                clips.append(pipeline.clip())
-                rates.append(rate_of(settings, model.device))
-            tables = [pipeline.clip_in_parts() for _ in range(repeats)]
-            memory = peak_memory(model.device)
-            counted = pipeline.clip_in_parts(count=True)
+        counted = pipeline.clip_in_parts(count=True)
         flops = {"done": total_flops(counted)}
         if plain:
-            alone = dataclasses.replace(settings, expressions=1)
-            with Pipeline(model, alone, Path(folder)) as pipeline, plain_computation(pipeline):
+            alone = dataclasses.replace(eager, expressions=1)
+            pipeline = stack.enter_context(Pipeline(model, alone, Path(folder)))
+            with plain_computation(pipeline):
                 pipeline.fill()
                 flops["plain"] = total_flops(pipeline.clip_in_parts(count=True)) * settings.expressions
     seconds, rate = [clip.seconds / clip.frames for clip in clips], statistics.median(rates)
@@ -109,7 +114,7 @@ def measure(model: SAMWISE, settings: Settings, repeats: int, plain: bool) -> di
         "matrix_spread": [min(rates) / 1e9, max(rates) / 1e9],
         "work": {kind: work(value / counted.frames, total, rate) for kind, value in flops.items()},
         "peak_memory_gb": memory / 1e9,
-        "parts": [row(name, tables, counted) for name in counted.parts],
+        "parts": [row(name, tables, counted) for name in counted.parts] if tables else [],
     }
 
 
@@ -130,12 +135,12 @@ def benchmark_end_to_end(options: argparse.Namespace) -> dict[str, Any]:
     if options.compare or options.against:
         other = other_side(options)
         return {version: compare(options, other, version) for version in options.sam2_version}
-    if options.compile:
-        raise InputError('a compiled network has no parts to measure: compare it, with --against "--compile"')
+    if options.compile and options.plot:
+        raise InputError("a compiled network has no parts to draw: leave --plot out, or compare it with --against")
     results = {}
     for version in options.sam2_version:
         settings = settings_of(options, version)
-        results[version] = measure(random_model(settings), settings, options.repeats, not options.no_plain)
+        results[version] = measure(settings, options.repeats, not options.no_plain)
         print_end_to_end(f"{version}, {', '.join(f'{n} {v}' for n, v in list(vars(settings).items())[1:])}",
                          results[version])  # fmt: skip
     if options.plot:
@@ -171,7 +176,11 @@ def compare(options: argparse.Namespace, other: argparse.Namespace, version: str
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first, second = medians.values()
     for name, values in seconds.items():
-        print(f"{version}, {name}: {medians[name]:.3f} s per frame ({min(values):.3f} to {max(values):.3f})")
+        rate = own.expressions / medians[name]
+        print(
+            f"{version}, {name}: {medians[name]:.4f} s per frame ({min(values):.4f} to {max(values):.4f}), {rate:.3f} "
+            "expression-frames per second"
+        )
     print(f"{version}: this takes {first / second:.3f} times the time of {sides[1].name}")
     if options.plot:
         plot_sides(seconds, options.plot.with_stem(f"{options.plot.stem}_{version}"))
@@ -239,7 +248,7 @@ def parse(argv: Sequence[str] | None, defaults: argparse.Namespace | None = None
     parser.add_argument("--repeats", type=int, default=3, help="how often clips are timed (default 3)")
     parser.add_argument("--clips", type=int, help=f"timed together (default 1; on a GPU {CLIPS_ON_GPU})")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, only where two sides are compared")
+    parser.add_argument("--compile", action="store_true", help="torch.compile; then there is no table of parts")
     parser.add_argument("--cuda_graphs", action="store_true", help="with --compile: replay CUDA graphs")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--compare", metavar="REVISION", help="measure a git revision in turns with this tree")

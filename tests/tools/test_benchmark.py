@@ -201,10 +201,34 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         benchmark.main(["expressions", "--batch", "9"])
     with pytest.raises(InputError, match="git worktree"):
         benchmark.main(["end_to_end", "--compare", "no-such-revision"])
-    with pytest.raises(InputError, match="compiled network has no parts"):
-        benchmark.main(["end_to_end", "--compile"])
+    with pytest.raises(InputError, match="no parts to draw: leave --plot out"):
+        benchmark.main(["end_to_end", "--compile", "--plot", "parts.png"])
     against = benchmark.parse(["end_to_end", "--window", "4"], benchmark.parse(["end_to_end", "--expressions", "3"]))
     assert (against.window, against.expressions) == (4, 3)
+
+
+def test_the_work_of_a_compiled_network_is_counted_with_one_that_is_not(
+    micro_model: SAMWISE, small_files: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[bool] = []
+
+    def build(settings: Settings) -> SAMWISE:
+        built.append(settings.compile)
+        return micro_model
+
+    monkeypatch.setattr(benchmark, "random_model", build)
+    monkeypatch.setattr(benchmark, "matrix_rate", lambda *a: 1e9)
+    flags = ["--window", "2", "--expressions", "2", "--repeats", "1"]
+    results = [benchmark.benchmark_end_to_end(benchmark.parse(["end_to_end", *flags, *more]))["tiny"]
+               for more in ([], ["--compile"])]  # fmt: skip
+    assert built == [False, True, False]
+    eager, compiled = results
+    for kind in ("done", "plain"):
+        assert compiled["work"][kind]["tflop_per_frame"] == eager["work"][kind]["tflop_per_frame"] > 0
+        assert compiled["work"][kind]["share"] > 0
+    assert eager["parts"]
+    assert not compiled["parts"]
+    assert capsys.readouterr().out.count("s/frame") == 1
 
 
 Sides = list[compare.Side]

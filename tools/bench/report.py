@@ -14,7 +14,7 @@ def print_end_to_end(name: str, result: Mapping[str, Any]) -> None:
     total, rate = result["seconds_per_frame"], result["matrix_gflops"]
     (low, high), (slow, fast) = result["spread"], result["matrix_spread"]
     print(
-        f"\n{name}: {total:.3f} s per frame ({low:.3f} to {high:.3f}), {result['expressions'] / total:.3f} "
+        f"\n{name}: {total:.4f} s per frame ({low:.4f} to {high:.4f}), {result['expressions'] / total:.3f} "
         f"expression-frames per second, peak memory {result['peak_memory_gb']:.1f} GB\n"
         f"matrix rate {rate:.0f} GFLOP/s ({slow:.0f} to {fast:.0f})"
     )
@@ -22,9 +22,10 @@ def print_end_to_end(name: str, result: Mapping[str, Any]) -> None:
         if (work := result["work"].get(kind)) is not None:
             print(
                 f"work {kind}: {work['tflop_per_frame']:.3f} TFLOP per frame, at the matrix rate "
-                f"{work['floor_seconds']:.3f} s: {work['share']:.1%} of the rate"
+                f"{work['floor_seconds']:.4f} s: {work['share']:.1%} of the rate"
             )
-    print(f"{'part':30} {'s/frame':>9} {'share':>6} {'GFLOP':>8} {'GFLOP/s':>9} {'of rate':>8}")
+    if result["parts"]:
+        print(f"{'part':30} {'s/frame':>9} {'share':>6} {'GFLOP':>8} {'GFLOP/s':>9} {'of rate':>8}")
     for row in result["parts"]:
         speed = row["gflop"] / row["seconds"] if row["seconds"] else 0.0  # CME does not look in every clip
         share = f"{row['seconds'] / total:6.1%}" if not row["beside"] else "beside"
