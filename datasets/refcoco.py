@@ -145,14 +145,17 @@ def scan_refcoco(root: str | Path, name: str, split: str) -> tuple[RefCocoDatase
         return RefCocoDataset(name, split, path, Path(root) / IMAGE_FOLDER, ()), [Fault(path, "", problem)]
     value = read_json(path, faults)
     annotations = _annotations_by_image(value, path, faults)
-    objects = []
+    objects: dict[int, ReferredObject] = {}
     for index, entry in enumerate(_entries(value, "images", path, faults)):
         try:
-            objects.append(_read_object(entry, annotations))
+            item = _read_object(entry, annotations)
+            if item.id in objects:
+                raise ValueError(f"a second image with the 'id' {item.id}, expected another number for every sentence")
+            objects[item.id] = item
         except ValueError as error:
             faults.append(Fault(path, f"images/{index}", str(error)))
     image_dir = follow_link_file(Path(root) / IMAGE_FOLDER)
-    return RefCocoDataset(name, split, path, image_dir, tuple(objects)), faults
+    return RefCocoDataset(name, split, path, image_dir, tuple(objects.values())), faults
 
 
 def open_refcoco(root: str | Path, name: str, split: str) -> RefCocoDataset:

@@ -51,6 +51,7 @@ def test_every_sentence_has_its_object(tmp_path: Path) -> None:
         ),
         (lambda v: v["images"][1].update(file_name="../x"), "images/1: 'file_name'"),
         (lambda v: v["images"][1].update(height=0), "images/1: 'height' and 'width'"),
+        (lambda v: v["images"][1].update(id=1), "images/1: a second image with the 'id' 1"),
         (lambda v: v["annotations"].pop(1), "images/1: no annotation has the image_id 2"),
         (lambda v: v["annotations"][1].update(image_id=1), "annotations/1: a second annotation of image 1"),
         (lambda v: v["annotations"][1].pop("segmentation"), "annotations/1: expected an object with"),
