@@ -61,8 +61,10 @@ def load(
         config: the architecture, for a checkpoint of the published kind; all others know their own.
 
     Raises:
-        InputError: no such model or device, or files that are damaged or do not fit.
+        InputError: no model, no such model or device, or files that are damaged or do not fit.
     """
+    if not isinstance(source, (str, Path, SAMWISE)) or not str(source):
+        raise InputError(f"expected a model folder, the id of a hub model, a checkpoint or a network, found {source!r}")
     resolved = resolve_device(str(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     if isinstance(source, SAMWISE):
         model = source
@@ -99,9 +101,11 @@ def segment(
         fps: frames per second to use of a video; what other frames stand for when they are saved (default 10).
 
     Raises:
-        InputError: a video that cannot be opened, frames of another kind (of an iterator, the first one is looked at),
-            or sentences or numbers that cannot be used.
+        InputError: no network, a video that cannot be opened, frames of another kind (of an iterator, the first one is
+            looked at), or sentences or numbers that cannot be used.
     """
+    if not isinstance(model, SAMWISE):
+        raise InputError(f"expected a network as the first argument, found {model!r}: `load` gives one")
     if not isinstance(threshold, Real) or not 0 < threshold < 1:
         raise InputError(f"threshold={threshold!r}: expected a number between 0 and 1, both excluded")
     if not isinstance(sentences, Iterable):

@@ -324,6 +324,18 @@ def test_load(micro_model: SAMWISE, tmp_path: Path) -> None:
         load(tmp_path / "nowhere.pth")
 
 
+@pytest.mark.parametrize("source", [None, 5, ""])
+def test_load_says_what_it_takes(source: Any) -> None:
+    with pytest.raises(InputError, match=r"expected a model folder, .* found"):
+        load(source)
+
+
+def test_a_name_is_no_network() -> None:
+    model: Any = "pretrained/nano"
+    with pytest.raises(InputError, match=r"expected a network .* 'pretrained/nano': `load` gives one"):
+        segment(model, np.zeros((48, 64, 3), np.uint8), "it")
+
+
 def test_load_published_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_micro(seed=3)
     path = save_published(tmp_path / "published.pth", model)
