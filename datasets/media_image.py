@@ -51,15 +51,19 @@ def read_image(path: Path) -> Frame:
     """
     try:
         with Image.open(path) as image:
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return rgb_of(image)
     except UnidentifiedImageError:
         raise InputError(f"{path}: expected an image, found another or a damaged file") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected an image, found no file") from None
     except Exception as error:  # Pillow's decoders raise exceptions of many classes on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: the image cannot be decoded ({reason}); is the file complete?") from error
 
 
-def _to_rgb(image: Image.Image) -> Frame:
+def rgb_of(image: Image.Image) -> Frame:
+    """An image of Pillow as `read_image` gives it."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image).astype(np.float32))
         peak = 65535.0
@@ -118,7 +122,7 @@ def open_folder(folder: Path, shown: str, fps: Fraction | None) -> Media:
     size = read_image(images[0]).shape[:2]
     stems: dict[str, Path] = {}
     for file in images:
-        if (other := _upright_size(file)) != size:
+        if (other := upright_size(file)) != size:
             raise InputError(
                 f"{shown}: the frames of a video have one size, but {images[0].name} is {size[1]}x{size[0]} and "
                 f"{file.name} is {other[1]}x{other[0]}; give one folder per size"
@@ -133,8 +137,8 @@ def open_folder(folder: Path, shown: str, fps: Fraction | None) -> Media:
     return Media(shown, "folder", size, fps or FOLDER_FPS, len(images), list(stems), frames)
 
 
-def _upright_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the header, as `read_image` will decode it."""
+def upright_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the header, as `read_image` will decode it. Raises InputError: no image, or a damaged header."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -143,6 +147,8 @@ def _upright_size(path: Path) -> tuple[int, int]:
             turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     except UnidentifiedImageError:
         raise InputError(f"{path}: expected an image, found another or a damaged file") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected an image, found no file") from None
     except Exception as error:  # as in read_image
         raise InputError(f"{path}: the image cannot be read ({' '.join(str(error).split())})") from error
     return (width, height) if turned else (height, width)

@@ -17,18 +17,19 @@ import tempfile
 import zlib
 from array import array
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Real
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from configs.schema import ModelConfig
 from datasets.media import Frame, LiveSource, Media, open_source
-from datasets.media_base import exact_rate, size_of_frame
+from datasets.media_base import exact_rate
+from datasets.media_frames import FRAMES_FPS, Picture, once, open_frames
 from engine.demo import conclude, describe_input
 from engine.infer import open_session, stream
 from engine.results import ResultFolder
@@ -43,10 +44,9 @@ from util.locks import exclusive_folder
 from util.paths import hide_secrets, is_url
 
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
-_ARRAY_FPS = Fraction(10)
 _BYTES_IN_MEMORY = 64 << 20  # of compressed masks; more go to a temporary file
 
-Video = str | Path | Media | LiveSource | np.ndarray | Iterable[Frame]
+Video = str | Path | Media | LiveSource | Frame | Image.Image | Iterable[Picture]
 
 
 def load(
@@ -93,7 +93,8 @@ def segment(
     Args:
         model: from `load`.
         video: path or URL of an image, a video or a folder of frames; a live source (`camera:0`, an rtsp address, `-`);
-            or frames as (H, W, 3) uint8 RGB arrays: a single one, an array (T, H, W, 3), a list, or any iterator.
+            or frames as (H, W, 3) uint8 RGB arrays, Pillow's images or paths of image files: a single one, a list, any
+            iterator, or an array (T, H, W, 3).
         sentences: E sentences.
         window: frames that are processed together; part of the function.
         threshold: probability above which a pixel belongs to the object.
@@ -318,55 +319,21 @@ class _MaskStore:
 
 
 def _open(video: Video, fps: float | None, window: int) -> Media:
-    """Anything that `segment` takes, as `Media`; what can be read only once says so the second time."""
+    """Anything that `segment` takes, as `Media`."""
     if isinstance(video, Media) and fps is not None:
         raise InputError(f"fps={fps!r}: the video is open already: give the number to open_media")
     if isinstance(video, (str, Path)):
         video = open_source(str(video), fps)
     if isinstance(video, Media):
         return video
-    rate = exact_rate(fps) or _ARRAY_FPS
+    rate = exact_rate(fps)
     if isinstance(video, LiveSource):
-        source = video
-        return Media(video.path, "video", video.frame_size, rate, None, None, _once(_read_live(source, window)))
-    if isinstance(video, np.ndarray) and video.ndim != 4:
-        frame = video
-        return Media("array", "image", size_of_frame(frame), None, 1, None, lambda: iter((frame,)))
-    if isinstance(video, (np.ndarray, Sequence)):
-        if not len(video):
-            raise InputError("expected at least one frame, found none")
-        sequence = video
-        size = size_of_frame(video[0])
-        for index, frame in enumerate(video if isinstance(video, (list, tuple)) else ()):  # others may decode
-            if (other := size_of_frame(frame)) != size:
-                raise InputError(
-                    f"frame {index} is {other[1]}x{other[0]}, the first one {size[1]}x{size[0]}: segment them apart"
-                )
-        return Media("array", "video", size, rate, len(video), None, lambda: iter(sequence))
-    if not isinstance(video, Iterable):
-        raise InputError(f"expected a path, a URL or frames of a video, found {video!r}")
-    # An iterator may use its buffer again, and frames are taken ahead of the network.
-    frames = (frame.copy() if isinstance(frame, np.ndarray) else frame for frame in video)
-    first = next(frames, None)
-    if first is None:
-        raise InputError("expected at least one frame, found none")
-    return Media("iterator", "video", size_of_frame(first), rate, None, None, _once(itertools.chain((first,), frames)))
+        frames = once(_read_live(video, window))
+        return Media(video.path, "video", video.frame_size, rate or FRAMES_FPS, None, None, frames)
+    return open_frames(video, rate)
 
 
 def _read_live(source: LiveSource, window: int) -> Iterator[Frame]:
     with source.read(window, drop=False) as reader:
         for frame in reader:
             yield frame.pixels
-
-
-def _once(frames: Iterator[Frame]) -> Callable[[], Iterator[Frame]]:
-    waiting = [frames]
-
-    def take() -> Iterator[Frame]:
-        if not waiting:
-            raise InputError(
-                "these frames could be read only once: take them in the first iteration, or ask for the masks"
-            )
-        return waiting.pop()
-
-    return take

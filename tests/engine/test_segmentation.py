@@ -262,7 +262,7 @@ def test_nothing_can_be_asked_of_a_closed_result(micro_model: SAMWISE, video: Pa
         (picture(8, 8), "half \ud800 a character", "valid Unicode"),
         ([], "x", "at least one frame, found none"),
         (iter([]), "x", "at least one frame, found none"),
-        (["a.png"], "x", "expected frames as uint8 arrays"),
+        (["a.png"], "x", "a.png: expected an image, found no file"),
         (iter([np.zeros((8, 8), np.uint8)]), "x", r"expected frames as uint8 arrays .*found uint8 of shape \(8, 8\)"),
         (
             np.zeros((3, 8, 8, 3), np.float32),
@@ -277,7 +277,8 @@ def test_nothing_can_be_asked_of_a_closed_result(micro_model: SAMWISE, video: Pa
         ([picture(8, 8), picture(8, 8).astype(float)], "x", "expected frames as uint8 .*found float64"),
         ([picture(8, 8), picture(8, 10)], "x", "frame 1 is 10x8, the first one 8x8"),
         (iter([picture(8, 8).astype(float)]), "x", "expected frames as uint8 .*found float64"),
-        (deque(["a.png"]), "x", "expected frames as uint8 .*found str"),
+        (deque(["a.png"]), "x", "a.png: expected an image, found no file"),
+        ({"a": 5}.values(), "x", "expected frames as uint8 .*found int"),
         (5, "x", "expected a path, a URL or frames of a video, found 5"),
         (None, "x", "expected a path, a URL or frames of a video, found None"),
         ("", "x", "expected the path or URL of an image.*found an empty text"),
