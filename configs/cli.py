@@ -126,8 +126,9 @@ def _hint(unknown: str, groups: Sequence[str]) -> str:
     """What may be meant by a flag that a script with flags of `groups` does not have."""
     if any(unknown == f"--{flag.name}" for flag in FLAGS):
         return " (other scripts have it: leave it out, or run one of them)"
-    near = difflib.get_close_matches(unknown, [f"--{flag.name}" for flag in FLAGS if flag.group in groups], n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    known = {f"--{flag.name}".lower(): flag.name for flag in FLAGS if flag.group in groups}
+    near = difflib.get_close_matches(unknown.lower(), known, n=1)
+    return f" (did you mean --{known[near[0]]}?)" if near else ""
 
 
 def prefer_shipped_version(args: argparse.Namespace) -> None:

@@ -96,6 +96,7 @@ def test_help_lists_every_flag_with_its_default_in_groups(capsys: pytest.Capture
         (["--sam2_version", "huge"], "--sam2_version: invalid choice: 'huge'"),
         (["--HSA_patch_size", "8", "x"], "--HSA_patch_size: expected a whole number of at least 1, found 'x'"),
         (["--treshold", "0.5"], r"unknown argument --treshold 0.5 \(did you mean --threshold\?\)"),
+        (["--hsa"], r"unknown argument --hsa \(did you mean --HSA\?\)"),
         (["--thres", "0.5"], "unknown argument --thres 0.5"),  # no abbreviations
         (["--resume"], "--resume: expected one argument"),
         (["--qqqqqq"], "unknown argument --qqqqqq; see"),
