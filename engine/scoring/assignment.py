@@ -11,7 +11,9 @@ _FREE = -1
 def best_assignment(scores: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of a row and a column, each used at most once, with the largest sum of scores.
 
-    Shortest augmenting paths on reduced costs (Jonker and Volgenant, Computing 38, 1987).
+    Shortest augmenting paths on reduced costs (Crouse, IEEE Transactions on Aerospace and Electronic Systems 52, 2016).
+    Where several assignments are best, it is the one that SciPy's `linear_sum_assignment` takes, and with it the DAVIS
+    evaluation: equal columns are looked at in SciPy's order.
 
     Args:
         scores: (R, C), finite.
@@ -30,16 +32,20 @@ def best_assignment(scores: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
     for start in range(count):
         distance, previous = np.full(width, np.inf), np.full(width, _FREE)
         scanned = np.zeros(width, dtype=np.bool_)
+        remaining = list(range(width))[::-1]
         row, reached = start, 0.0
         while True:
             through = reached + cost[row] - row_price[row] - column_price
             closer = ~scanned & (through < distance)
             distance[closer], previous[closer] = through[closer], row
-            column = _nearest(np.where(scanned, np.inf, distance), row_of)
+            place = _nearest(distance[remaining], row_of[remaining])
+            column = remaining[place]
             reached = distance[column]
             if row_of[column] == _FREE:
                 break
             scanned[column] = True
+            remaining[place] = remaining[-1]
+            remaining.pop()
             row = row_of[column]
         loss = reached - distance[scanned]
         row_price[start] += reached
@@ -53,7 +59,7 @@ def best_assignment(scores: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDAr
 
 
 def _nearest(distance: NDArray[np.float64], row_of: NDArray[np.intp]) -> int:
-    """The column of least distance; among equals one without a row, then the first."""
+    """The place of least distance; among equals the last without a row, or if all have one, the first."""
     nearest = np.flatnonzero(distance == distance.min())
     free = nearest[row_of[nearest] == _FREE]
-    return int((free if free.size else nearest)[0])
+    return int(free[-1] if free.size else nearest[0])

@@ -243,3 +243,15 @@ def test_assignment_has_the_best_sum(scores: np.ndarray) -> None:
     orders = itertools.permutations(range(wide.shape[1]), wide.shape[0])
     best = max(sum(wide[row, column] for row, column in enumerate(order)) for order in orders)
     assert scores[rows, columns].sum() == best
+
+
+@pytest.mark.parametrize(
+    ("scores", "columns"),
+    [
+        ([[0, 0, 1], [1, 0, 2], [0, 3, 3]], [0, 2, 1]),
+        ([[1, 1, 1, 0, 0], [1, 1, 1, 0, 1], [1, 0, 1, 0, 1], [1, 0, 0, 0, 0], [0, 1, 1, 0, 0]], [2, 1, 4, 0, 3]),
+    ],
+)
+def test_among_equal_assignments_it_takes_that_of_scipy(scores: list[list[int]], columns: list[int]) -> None:
+    # recorded from scipy.optimize.linear_sum_assignment, which the DAVIS evaluation calls
+    assert best_assignment(np.array(scores, dtype=np.float64))[1].tolist() == columns
