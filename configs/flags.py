@@ -259,7 +259,7 @@ FLAGS = (
     Flag("activation_checkpointing", "train", False, "less memory for more time: recompute in the backward pass"),
     Flag("no_evaluation", "train", False, "do not evaluate after each epoch"),
     Flag("resume_optimizer", "safety", False, "take optimizer and schedule from --resume too"),
-    Flag("start_epoch", "safety", 0, "number of the first epoch, where nothing is gone on with", natural_int),
+    Flag("start_epoch", "safety", 0, "number of the first epoch; --resume auto knows its own", natural_int),
     Flag("checkpoint_minutes", "safety", 15.0, "minutes between two checkpoints at most", positive_float),
     Flag("checkpoint_iterations", "safety", 1000, "steps between two checkpoints at most", positive_int),
     Flag("keep_checkpoints", "safety", 3, "latest checkpoints to keep; the best one stays too", positive_int),
