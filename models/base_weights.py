@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 PRETRAIN = Path("pretrain")
 DEFAULT_ROBERTA = str(PRETRAIN / "roberta-base")
-_ROBERTA_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
+ROBERTA_FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _UNUSED_TRANSFORMERS = re.compile(
     r"pooler\..+|embeddings\.(position_ids|token_type_embeddings\.weight)|lm_head\.decoder\..+"
@@ -76,11 +76,11 @@ def is_hub_id(source: str) -> bool:
 def _find_roberta(source: str) -> Path:
     path = local_path(source) if is_url(source) else Path(source).expanduser()
     if path.is_dir():
-        for name in _ROBERTA_FILES:
+        for name in ROBERTA_FILES:
             if (path / name).is_file():
                 return path / name
         raise InputError(
-            f"--roberta {path} holds none of {', '.join(_ROBERTA_FILES)}, and RoBERTa's weights are not in the "
+            f"--roberta {path} holds none of {', '.join(ROBERTA_FILES)}, and RoBERTa's weights are not in the "
             "checkpoint: run `python tools/download_weights.py roberta-base`"
         )
     if path.exists():

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from configs.loading import load_model_config
 from configs.schema import ModelConfig
-from models.base_weights import published_state, read_roberta, read_sam2
+from models.base_weights import ROBERTA_FILES, published_state, read_roberta, read_sam2
 from models.build import build_model
 from models.checkpoint import Checkpoint, load_checkpoint, read_checkpoint, save_compact, stored_arguments
 from models.checkpoint_formats import arguments_of
@@ -105,7 +105,11 @@ def _read(path: str) -> Checkpoint:
     if is_url(path) or not Path(path).is_dir():
         return read_checkpoint(path)
     config = read_json_object(Path(path) / CONFIG_FILE) or {}
-    return read_folder(path).checkpoint if config.get("format") == FORMAT else read_roberta(path)
+    if config.get("format") == FORMAT:
+        return read_folder(path).checkpoint
+    if not any((Path(path) / name).is_file() for name in ROBERTA_FILES):
+        raise InputError(f"{path} is a folder that holds neither a model nor RoBERTa's weights: give a file")
+    return read_roberta(path)
 
 
 def _figures(tensors: Iterable[Tensor]) -> str:

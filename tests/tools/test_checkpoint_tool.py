@@ -149,6 +149,14 @@ def test_inspect_prints_the_parts_and_the_arguments(
     assert "stored configuration:" in capsys.readouterr().out
 
 
+def test_inspect_says_of_another_folder_what_it_lacks(tmp_path: Path) -> None:
+    (tmp_path / "sam2_hiera_tiny.pt").touch()
+    with pytest.raises(InputError, match="holds neither a model nor RoBERTa's weights") as caught:
+        main(["inspect", str(tmp_path)])
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "--roberta" not in str(caught.value)
+
+
 def test_inputs_are_never_overwritten(micro_model: SAMWISE, tmp_path: Path) -> None:
     compact, base = tmp_path / "c.safetensors", save_published(tmp_path / "base.pth", micro_model)
     save_compact(compact, micro_model)
