@@ -6,6 +6,7 @@ import functools
 import gc
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from models.tokenizer import Tokenizer, byte_tokenizer
 
 hypothesis.settings.register_profile("project", deadline=None)  # nothing is asserted about time
 hypothesis.settings.load_profile("project")
+
+# A shell's background job ignores Ctrl-C, and so would all that is forked here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first backward pass starts a thread for every device, also for a GPU of tensors without content; nothing that is
 # forked afterwards can learn. Now there is none.
