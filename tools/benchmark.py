@@ -175,11 +175,11 @@ def compare(options: argparse.Namespace, other: argparse.Namespace, version: str
         seconds = alternate_clips(sides, options.repeats, torch.get_num_threads())
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     first, second = medians.values()
-    for name, values in seconds.items():
-        rate = own.expressions / medians[name]
+    for side in sides:
+        median, values = medians[side.name], seconds[side.name]
         print(
-            f"{version}, {name}: {medians[name]:.4f} s per frame ({min(values):.4f} to {max(values):.4f}), {rate:.3f} "
-            "expression-frames per second"
+            f"{version}, {side.name}: {median:.4f} s per frame ({min(values):.4f} to {max(values):.4f}), "
+            f"{side.settings.expressions / median:.3f} expression-frames per second"
         )
     print(f"{version}: this takes {first / second:.3f} times the time of {sides[1].name}")
     if options.plot:

@@ -204,7 +204,7 @@ class _Run:
         timings = self.processes.gather(self._timing(segmenter))
         if self.record is not None:
             self.record.add_timing(timings)
-            atomic_write_json(self.folder / evaluate_masks.SCORES_FILE, self._earlier_scores() | scores)
+            atomic_write_json(self.folder / evaluate_masks.SCORES_FILE, self._all_scores())
             self.record.complete()
         return self.processes.gather(scores)[0]
 
@@ -247,8 +247,8 @@ class _Run:
         logger.info("%s", refcoco_table(dataset.name, dataset.split, measures))
         return measures
 
-    def _earlier_scores(self) -> dict[str, Any]:
-        """Of every set that the same weights and options were scored on, by whichever call."""
+    def _all_scores(self) -> dict[str, Any]:
+        """Of every set that was scored in this folder, by this call or an earlier one."""
         files = (self.results / name / split / evaluate_masks.SCORES_FILE for name in SPLITS for split in SPLITS[name])
         return {name: measures for file in files for name, measures in (read_json_object(file) or {}).items()}
 

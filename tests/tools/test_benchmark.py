@@ -261,6 +261,12 @@ def test_one_flag_without_a_space_describes_the_other_side(measured_sides: Sides
     assert [side.name for side in measured_sides] == ["this", "--compile"]
 
 
+def test_each_side_counts_its_own_sentences(measured_sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["end_to_end", "--against", "--expressions 8", "--repeats", "1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "expression-frames" in line]
+    assert [line.split("), ")[1] for line in lines] == [f"{count}.000 expression-frames per second" for count in (1, 8)]
+
+
 def test_turns_show_their_progress_on_stderr(measured_sides: Sides, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark.main(["end_to_end", "--against", "--window 4", "--repeats", "3"])
     shown = capsys.readouterr()
