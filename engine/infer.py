@@ -32,6 +32,7 @@ from models.stream import is_compiled, network_for, open_stream
 from util.errors import InputError
 from util.memory import keep_freed_memory
 from util.paths import atomic_write, is_text
+from util.torch_files import save_torch
 
 Frame = np.ndarray
 STATE_FORMAT = "samwise-session-1"
@@ -270,7 +271,7 @@ class VideoSession:
         }
         assert state.keys() > STATE_KEYS
         with atomic_write(path) as handle:
-            torch.save(state, handle)
+            save_torch(state, handle)
 
     @classmethod
     def restore(cls, model: SAMWISE, path: str | Path) -> VideoSession:

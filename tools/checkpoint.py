@@ -46,6 +46,7 @@ from models.samwise import SAMWISE
 from util.command_line import Parser
 from util.errors import InputError, run_script
 from util.paths import atomic_write, is_url, read_json_object
+from util.torch_files import save_torch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -167,7 +168,7 @@ def to_published(compact: str, out: Path, base: str | None, sam2_weights: str | 
     if report.from_base:
         raise InputError(f"{base} lacks {report.from_base[0]}, which the compact checkpoint needs; give another --base")
     with atomic_write(out) as handle:
-        torch.save({"model": state, "args": argparse.Namespace(**arguments_of(config))}, handle)
+        save_torch({"model": state, "args": argparse.Namespace(**arguments_of(config))}, handle)
 
 
 def _frozen_state(config: ModelConfig, sam2_weights: str | None, roberta: str | None) -> dict[str, Tensor]:

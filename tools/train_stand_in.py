@@ -49,8 +49,9 @@ from util.command_line import Parser
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
-from util.paths import atomic_path, writable_folder
+from util.paths import atomic_write, writable_folder
 from util.seal import DamagedFileError
+from util.torch_files import save_torch
 
 HEADS = Path("training/heads.pth")  # in a folder of results
 WARM_UP, LEAST_LR = 100, 0.02  # steps; share of the learning rate that is left at the end
@@ -264,8 +265,8 @@ class StandInTraining:
         self.model.eval()
         steps = {stage.name: stage.steps for stage in self.stages}
         self.model.training_facts = {"data": "RefShapes", "role": "stand-in for SAM 2 and RoBERTa", "steps": steps}
-        with atomic_path(self.args.output / HEADS) as path:
-            torch.save(self.lessons.state_dict(), path)
+        with atomic_write(self.args.output / HEADS) as handle:
+            save_torch(self.lessons.state_dict(), handle)
         self.model.save_pretrained(self.args.output)
         self.state_file.unlink(missing_ok=True)  # no step, no state
 

@@ -32,7 +32,8 @@ from util.distributed import Processes, expecting_partners
 from util.errors import InputError
 from util.interrupts import StopRequest
 from util.memory import peak_memory
-from util.paths import atomic_path, atomic_write_json
+from util.paths import atomic_write, atomic_write_json
+from util.torch_files import save_torch
 
 logger = logging.getLogger(__name__)
 
@@ -325,8 +326,8 @@ class Training:
         report = {"losses": {key: str(value) for key, value in losses.items()}, "gradient_norm": str(norm)}
         atomic_write_json(self.folder / f"{name}.json", {**report, "clips": samples})
         if self.processes.is_main:
-            with atomic_path(self.folder / f"{name}.pth") as path:
-                torch.save(plain(self._state([capture_random_state()])), path)
+            with atomic_write(self.folder / f"{name}.pth") as handle:
+                save_torch(plain(self._state([capture_random_state()])), handle)
         files = ", ".join(clip.files[0] for clip in batch.clips)
         raise InputError(
             f"the loss of step {self.position.iteration + 1} is not finite ({report}): the batch starts with {files}; "

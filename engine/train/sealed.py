@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from models.checkpoint_formats import safe_namespace
 from util.paths import atomic_write
 from util.seal import DIGEST_BYTES, SEAL_BYTES, SEAL_FORMAT, DamagedFileError, verify
+from util.torch_files import save_torch
 
 _ZIP_END = b"PK\x05\x06"  # begins the last record of a zip, whose last two bytes are the length of the comment
 _ZIP_END_BYTES = 22
@@ -27,45 +28,31 @@ _OVERHEAD_BYTES = 1 << 20  # more than a checkpoint needs beside its tensors
 
 
 class _Sealer:
-    """The file that `torch.save` writes to: keeps the SHA-256, and the end of the zip back until it can be sealed.
-
-    An exception in writing (a full disk, Ctrl-C) is kept until `seal`: it must not pass through the zip writer, which
-    would hide it behind one of its own.
-    """
+    """The file that `torch.save` writes to: keeps the SHA-256, and the end of the zip back until it can be sealed."""
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
         self._digest = hashlib.sha256()
         self._end = b""
-        self._failure: BaseException | None = None
 
     def write(self, data: bytes) -> int:
         view = memoryview(data).cast("B")
-        if self._failure is None:
-            try:
-                if len(view) >= _ZIP_END_BYTES:
-                    self._put(self._end)
-                    self._put(view[:-_ZIP_END_BYTES])
-                    self._end = bytes(view[-_ZIP_END_BYTES:])
-                else:
-                    joined = self._end + bytes(view)
-                    self._put(joined[:-_ZIP_END_BYTES])
-                    self._end = joined[-_ZIP_END_BYTES:]
-            except BaseException as error:  # KeyboardInterrupt included
-                self._failure = error
+        if len(view) >= _ZIP_END_BYTES:
+            self._put(self._end)
+            self._put(view[:-_ZIP_END_BYTES])
+            self._end = bytes(view[-_ZIP_END_BYTES:])
+        else:
+            joined = self._end + bytes(view)
+            self._put(joined[:-_ZIP_END_BYTES])
+            self._end = joined[-_ZIP_END_BYTES:]
         return len(view)
-
-    def flush(self) -> None:
-        """Nothing: the end is not there yet."""
 
     def _put(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
         self._handle.write(data)
 
     def seal(self, about: Mapping[str, Any]) -> None:
-        """Write the end of the zip and the seal; raises what went wrong before."""
-        if self._failure is not None:
-            raise self._failure
+        """Write the end of the zip and the seal."""
         assert self._end.startswith(_ZIP_END)
         assert self._end.endswith(b"\0\0")
         text = json.dumps({"format": SEAL_FORMAT, **about}).encode("ascii")
@@ -87,7 +74,7 @@ def write_sealed(path: Path, content: Mapping[str, Any], about: Mapping[str, Any
     """
     with atomic_write(path) as handle:
         sealer = _Sealer(handle)
-        torch.save(content, cast(IO[bytes], sealer))
+        save_torch(content, sealer)
         sealer.seal(about)
     _sync_folder(path.parent)
 

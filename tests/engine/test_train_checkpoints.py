@@ -327,9 +327,11 @@ def test_ctrl_c_while_writing_leaves_what_was_there(tmp_path: Path, milliseconds
     def write() -> None:
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (which step it hits is the point)
-            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+            # Again after a second: Python ignores an exception in a finalizer.
+            signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000, 1)
             while True:
                 store.save(some_state(2, 1_000_000), epoch=0, iteration=2)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     assert Forked(write).wait() == 0
     assert set(names(tmp_path)) <= {"checkpoint_00000001.pth", "checkpoint_00000002.pth"}
