@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from configs.loading import network_versions
@@ -71,6 +72,14 @@ def filled_text(text: str) -> str:
     """Any text but an empty one, which a variable of the shell that is not set leaves."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected some text, found nothing")
+    return text
+
+
+def folder_name(text: str) -> str:
+    """The name of a folder, or of one in a folder, that lies below another."""
+    path = PurePath(filled_text(text))
+    if path.is_absolute() or ".." in path.parts:
+        raise argparse.ArgumentTypeError(f"expected the name of a folder inside another, found {text!r}")
     return text
 
 
@@ -264,7 +273,7 @@ FLAGS = (
     Flag("checkpoint_iterations", "safety", 1000, "steps between two checkpoints at most", positive_int),
     Flag("keep_checkpoints", "safety", 3, "latest checkpoints to keep; the best one stays too", positive_int),
     Flag("max_bad_samples", "safety", 0, "unreadable samples to pass over before stopping", natural_int),
-    Flag("name_exp", "benchmark", "default", "name of the folder of the results, in --output_dir", filled_text),
+    Flag("name_exp", "benchmark", "default", "name of the folder of the results, in --output_dir", folder_name),
     Flag(
         "protocol",
         "benchmark",

@@ -148,7 +148,8 @@ class VideoSession:
             raise InputError(f"expected a list of sentences, found {expressions!r}")
         if not all(map(is_text, expressions)):
             raise InputError(f"expected sentences of valid Unicode text, found {list(expressions)!a}")
-        assert model.tokenizer is not None, "the model was built without a tokenizer"
+        if model.tokenizer is None:
+            raise InputError("the model has no tokenizer: load it with `load`, or set its `tokenizer`")
         if model.device.type == "cpu":
             keep_freed_memory()
         self.model = model

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_device(name: str, *, fall_back: bool = True) -> torch.device:
-    """The device of `--device`.
+    """The device of a name.
 
     Args:
         name: cpu, cuda, cuda:N or mps.
@@ -31,15 +31,15 @@ def resolve_device(name: str, *, fall_back: bool = True) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"--device: expected cpu, cuda, cuda:N or mps, found {name!r}")
+        raise InputError(f"device {name!r}: expected cpu, cuda, cuda:N or mps")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[device.type] and not fall_back:
-        raise InputError(f"--device {name}: expected a device of this computer, found none of that kind; try cpu")
+        raise InputError(f"device {name}: expected one of this computer, found none of that kind; try cpu")
     if not available[device.type]:
-        logger.warning("--device %s is not available here: using the CPU", name)
+        logger.warning("device %s is not available here: using the CPU", name)
         return torch.device("cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: this computer has {torch.cuda.device_count()} GPUs, counted from 0")
+        raise InputError(f"device {name}: this computer has {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 

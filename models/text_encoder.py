@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig
-from transformers.models.roberta.modeling_roberta import RobertaLayer
 
 from configs.schema import TextConfig
 from models.tokenizer import PADDING, TokenBatch
@@ -38,6 +37,9 @@ class TextLayers(nn.Module):
     """The transformer layers, under transformers' key `layer`."""
 
     def __init__(self, config: RobertaConfig) -> None:
+        # Not above: it takes a third of all imports' time, and --help or a wrong flag is answered without it.
+        from transformers.models.roberta.modeling_roberta import RobertaLayer
+
         super().__init__()
         self.layer = nn.ModuleList(RobertaLayer(config) for _ in range(config.num_hidden_layers))
 

@@ -203,6 +203,7 @@ def check_frame(number: int, t: int, features: ClipFeatures, notes: Recording, c
         assert_close(memoryless.logits[0, ::4, ::4], case[f"{number}/low_nomem"])
 
 
+@pytest.mark.slow
 def test_mevis_script_on_a_video_of_two_clips(tmp_path: Path, recording: Recording) -> None:
     """V1: 11 frames in clips of 8 and 3 with HSA and CME; every figure on the way, the decisions, PNGs and scores."""
     case = np.load(DATA / "V1_tiny_recipe.npz")

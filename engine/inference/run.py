@@ -23,6 +23,7 @@ from engine.inference.segment import Group, Segmenter, VideoWork
 from engine.inference.sharding import mask_count, split_groups
 from engine.inference.writer import MaskWriter
 from engine.runtime import float32_arithmetic
+from models.motion_prompts import find_verbs
 from models.samwise import SAMWISE
 from util.distributed import Processes
 from util.errors import InputError
@@ -309,9 +310,10 @@ def check_sentences(model: SAMWISE, sentences: Iterable[tuple[str, str]]) -> Non
         InputError: there is one.
     """
     assert model.tokenizer is not None
-    for number, (place, text) in enumerate(sentences):
-        may_be_long = len(text.lower().encode()) + 2 > model.tokenizer.max_tokens  # a token has a byte; <s> and </s>
-        if number == 0 or may_be_long:  # the first shows whether there is what motion prompts need
+    if model.tokenizer.motion_prompt:
+        find_verbs("")  # is there what they need?
+    for place, text in sentences:
+        if len(text.lower().encode()) + 2 > model.tokenizer.max_tokens:  # a token has a byte; <s> and </s>
             try:
                 model.tokenizer([text])
             except InputError as error:

@@ -20,7 +20,7 @@ def test_missing_device_becomes_the_cpu_with_a_notice(caplog: pytest.LogCaptureF
 
 def test_a_device_can_be_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="--device cuda: expected a device of this computer, found none"):
+    with pytest.raises(InputError, match="device cuda: expected one of this computer, found none"):
         resolve_device("cuda", fall_back=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -43,7 +43,7 @@ def test_the_gpu_of_a_script_becomes_the_current_one(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "", "meta", "xla"])
 def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"--device: expected cpu, cuda, cuda:N or mps, found '{name}'"):
+    with pytest.raises(InputError, match=f"device '{name}': expected cpu, cuda, cuda:N or mps"):
         resolve_device(name)
 
 

@@ -317,7 +317,7 @@ def test_load(micro_model: SAMWISE, tmp_path: Path) -> None:
         model = load(source, device="cpu")
         assert_same(model, micro_model)
         assert not model.training
-    with pytest.raises(InputError, match="--device: expected cpu, cuda, cuda:N or mps, found 'foo'"):
+    with pytest.raises(InputError, match="device 'foo': expected cpu, cuda, cuda:N or mps"):
         load(micro_model, device="foo")
     with pytest.raises(InputError, match="nowhere"):
         load(tmp_path / "nowhere")

@@ -304,9 +304,9 @@ def refused(capsys: pytest.CaptureFixture[str], no_gpu: None, measured_sides: Si
     [
         (["linear", "--threads", "-1"], "--threads -1: expected 1 or more"),
         (["linear", "--threads", "0"], "--threads 0: expected 1 or more"),
-        (["linear", "--device", "cuda"], "--device cuda: expected a device of this computer"),
-        (["end_to_end", "--sam2_version", "nano", "--device", "cuda:1"], "--device cuda:1: expected a device"),
-        (["linear", "--device", "foo"], "expected cpu, cuda, cuda:N or mps, found 'foo'"),
+        (["linear", "--device", "cuda"], "device cuda: expected one of this computer"),
+        (["end_to_end", "--sam2_version", "nano", "--device", "cuda:1"], "device cuda:1: expected one"),
+        (["linear", "--device", "foo"], "device 'foo': expected cpu, cuda, cuda:N or mps"),
         (["linear", "--no_such_flag"], "unrecognized arguments: --no_such_flag; see benchmark.py --help"),
         (["linear", "--compare", "HEAD"], "linear knows no --compare, --against or --plot: end_to_end does"),
         (["expressions", "--against", "--window 4"], "expressions knows no --compare, --against or --plot"),
@@ -324,7 +324,7 @@ def test_unusable_options_are_one_line(refused: Refused, argv: list[str], messag
     ("against", "message"),
     [
         ('"abc', "No closing quotation"),
-        ("--device cuda", "--device cuda: expected a device of this computer"),
+        ("--device cuda", "device cuda: expected one of this computer"),
         ("--window 0", "--window, --repeats and --clips need at least 1"),
         ("--no_such_flag", "unrecognized arguments: --no_such_flag"),
         ("--sam2_version base", "--sam2_version is the same for both sides: give it outside of --against"),

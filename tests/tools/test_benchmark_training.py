@@ -95,8 +95,8 @@ def test_bad_numbers_are_refused(flags: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["step", *SMALL, "--device", "cuda"], "--device cuda: expected a device of this computer"),
-        (["memory", *SMALL, "--device", "foo"], "expected cpu, cuda, cuda:N or mps, found 'foo'"),
+        (["step", *SMALL, "--device", "cuda"], "device cuda: expected one of this computer"),
+        (["memory", *SMALL, "--device", "foo"], "device 'foo': expected cpu, cuda, cuda:N or mps"),
         (["step", *SMALL, "--precision", "fp32", "bf16"], "step --precision fp32 bf16: expected one of them"),
         (["memory", *SMALL, "--activation_checkpointing"], "memory knows no --activation_checkpointing"),
         (["memory", "--image_size", "100"], "image_size must be a multiple of 32, found 100"),

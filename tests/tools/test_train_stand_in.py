@@ -353,7 +353,7 @@ def test_heads_answer_for_every_property(quick: list[str], tmp_path: Path) -> No
         (["--roberta", "nowhere"], "nowhere"),
         (["--init", "nowhere"], "nowhere"),
         (["--init", str(shipped_folder("nano"))], "--init .* does not fit"),
-        (["--device", "bogus"], "--device: expected cpu, cuda, cuda:N or mps, found 'bogus'"),
+        (["--device", "bogus"], "device 'bogus': expected cpu, cuda, cuda:N or mps"),
         (["--seed", "-1"], "--seed: expected a whole number of at least 0, found '-1'"),
         (["--lr", "inf"], "--lr: expected a number above 0, found 'inf'"),
         (["--lr", "nan"], "--lr: expected a number above 0, found 'nan'"),
