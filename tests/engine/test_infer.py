@@ -303,3 +303,10 @@ def test_other_dtypes(micro_model: SAMWISE) -> None:
     torch.testing.assert_close(exact, stacked(list(stream(micro_model, SENTENCES[:1], frames))), rtol=1e-3, atol=1e-3)
     rough = stacked(list(stream(build_micro().bfloat16(), SENTENCES[:1], frames)))
     assert (rough - exact).abs().mean() < 0.1 * (exact.max() - exact.min())
+
+
+def test_a_model_without_a_tokenizer_is_refused() -> None:
+    model = build_micro()
+    model.tokenizer = None
+    with pytest.raises(InputError, match="the model has no tokenizer"):
+        open_session(model, SENTENCES)

@@ -13,8 +13,10 @@ from engine.inference.benchmarks import ExpressionBenchmark
 from engine.inference.options import InferenceOptions
 from engine.inference.run import run_benchmark
 from engine.inference.start import compiler_options
+from models import motion_prompts
 from models.samwise import SAMWISE
 from tests import miniature
+from tests.conftest import build_micro
 from util.errors import InputError
 
 GPU, CPU = torch.device("cuda:1"), torch.device("cpu")
@@ -52,3 +54,15 @@ def test_frames_that_forget_each_other_are_warned_of(
     options = InferenceOptions(num_workers=0, eval_clip_window=1, protocol=protocol)
     run_benchmark(micro_model, ExpressionBenchmark(open_mevis(tmp_path / "data", "valid"), tmp_path / "run"), options)
     assert caplog.text.count("no frame remembers another; --protocol fixed keeps the memory") == warnings
+
+
+def test_a_missing_language_model_is_no_fault_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(motion_prompts, "SPACY_MODEL", "no_such_model")
+    motion_prompts._language_model.cache_clear()
+    miniature.write_mevis(tmp_path / "data", "valid", {"three": (3, (24, 32))})
+    model = build_micro()
+    assert model.tokenizer is not None
+    model.tokenizer.motion_prompt = True
+    benchmark = ExpressionBenchmark(open_mevis(tmp_path / "data", "valid"), tmp_path / "run")
+    with pytest.raises(InputError, match=r"^--motion_prompt needs spaCy with no_such_model"):
+        run_benchmark(model, benchmark, InferenceOptions(num_workers=0))
