@@ -196,6 +196,13 @@ def network_for(model: SAMWISE, precision: str) -> SAMWISE:
     return model
 
 
+def allow_graphs(most: int) -> None:
+    """Let the compiler keep that many graphs of a function, in the whole process; by default it keeps 8."""
+    from torch._dynamo import config  # takes a second, and only compilation needs it
+
+    config.cache_size_limit = max(config.cache_size_limit, most)
+
+
 def compile_network(model: SAMWISE, precision: str = "fp32", **options: Any) -> None:
     """Compile what inference runs, the encoder and the step, when they are first needed.
 
@@ -211,9 +218,7 @@ def compile_network(model: SAMWISE, precision: str = "fp32", **options: Any) -> 
     """
     if is_compiled(model):
         return
-    from torch._dynamo import config  # takes a second, and only compilation needs it
-
-    config.cache_size_limit = max(config.cache_size_limit, MOST_GRAPHS)
+    allow_graphs(MOST_GRAPHS)
     network = network_for(model, precision)
     step = CompiledStep(network)
     step.compile(**options)

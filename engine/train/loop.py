@@ -18,13 +18,14 @@ from torch import Tensor
 from datasets.training import BatchSampler, ClipBatch, ClipLoader, ClipSet, make_loader
 from engine.runtime import autocast, float32_arithmetic
 from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpoint
+from engine.train.compilation import compile_parts, uncompiled
 from engine.train.evaluate import FOLDER as EVALUATIONS
 from engine.train.log import TENSORBOARD_NAME, IterationRecord, TrainingLog
 from engine.train.optimization import Optimization, build_optimization
 from engine.train.options import TrainOptions
 from engine.train.parallel import Parallel, parallelise
 from engine.train.random_state import capture_random_state, restore_random_state
-from engine.train.recompute import heavy_parts, recompute_activations
+from engine.train.recompute import recompute_activations
 from engine.train.sealed import plain
 from engine.train.weights import FROZEN, VOCABULARY, complete_state, frozen_record, trained_state
 from models.samwise import SAMWISE
@@ -211,8 +212,7 @@ class Training:
     def _prepare(self) -> None:
         """Bring the network into the form in which it learns."""
         if self.options.compile:
-            for part in heavy_parts(self.model):
-                part.compile()
+            compile_parts(self.model)
         if self.options.activation_checkpointing:
             recompute_activations(self.model)
         self.model.train()
@@ -377,7 +377,7 @@ class Training:
         epoch, iteration = self.position.epoch, self.position.iteration
         number = epoch + (self.position.done > 0)
         try:
-            with stop.interrupting():
+            with stop.interrupting(), uncompiled(self.model):
                 deciding, scores = self.evaluate(self.model, number)
         except KeyboardInterrupt:
             return stop.requested or "Ctrl-C"

@@ -13,6 +13,7 @@ from tools import overfit
 from util.errors import InputError
 
 
+@pytest.mark.slow
 def test_random_adapters_fit_four_clips(tmp_path: Path) -> None:
     overfit.main(["--out", str(tmp_path)])
     scores = json.loads((tmp_path / "scores.json").read_text())
