@@ -10,7 +10,7 @@ from engine.train.recompute import heavy_parts
 from models.samwise import SAMWISE
 from models.stream import allow_graphs
 
-# Of one kind of part: blocks and adapters have several sizes each, and a batch of another size has one more of them all.
+# Of one kind of part: blocks and adapters have several sizes, and a batch of another size has one more of each of them.
 _MOST_GRAPHS = 64
 
 
