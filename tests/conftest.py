@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import hypothesis
 import pytest
 import torch
+import transformers.models.roberta.modeling_roberta  # noqa: F401 (once here, not in every fork)
 
 from configs.loading import load_model_config
 from configs.schema import ModelConfig
@@ -58,14 +59,15 @@ MICRO = {
     "adapter_dim": 32,
 }
 
-# What makes it as small and fast as a network of this kind can be.
-SMALLEST = {
-    "hsa_patch_size": (4, 2, 1),
-    "sam2__image_size": 32,
+# As few layers as a network of this kind can have.
+SHALLOW = {
     "sam2__hiera__stages": (1, 1, 1, 1),
     "sam2__hiera__global_blocks": (2,),
     "sam2__memory_attention_layers": 1,
 }
+
+# What makes it as small and fast as it can be.
+SMALLEST = {**SHALLOW, "hsa_patch_size": (4, 2, 1), "sam2__image_size": 32}
 
 
 @functools.cache
@@ -87,6 +89,13 @@ def build_micro(version: str = "tiny", seed: int = 0, **values: object) -> SAMWI
             model.sam.sam_mask_decoder.pred_obj_score_head.layers[2].bias.fill_(3.0)
     model.tokenizer = Tokenizer(byte_tokenizer(), config.text.max_positions - 2)
     return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def out_of_sight() -> None:
+    """Take what earlier files imported out of the sight of the collector: a look takes a second, before every fork."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +162,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from tests.spread import sort_by_length
 
         sort_by_length(items)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Take what was imported out of the sight of the collector: a look at it takes half a second, before every fork."""
-    gc.collect()
-    gc.freeze()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import loading
 from tests.benchmark_files import encode_rle, frame_names, write_json
-from tests.conftest import MICRO
+from tests.conftest import MICRO, SHALLOW
 
 Size = tuple[int, int]
 
@@ -165,9 +165,9 @@ def _segmentation(mask: np.ndarray, number: int) -> Any:
 
 
 def write_configuration(folder: Path) -> Path:
-    """The configuration folder with the numbers of the micro network in the place of tiny's; returns it."""
+    """The configuration folder with the numbers of a shallow micro network in the place of tiny's; returns it."""
     shutil.copytree(loading.CONFIG_DIR, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    for name, value in MICRO.items():
+    for name, value in {**MICRO, **SHALLOW}.items():
         *parents, leaf = name.split("__")
         if not parents:
             file, keys = folder / "model.yaml", [leaf]
