@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from configs import loading
 from tests import miniature
-from tests.conftest import build_micro
+from tests.conftest import SHALLOW, build_micro
 from tests.weight_files import save_published, save_vocabulary
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def install_network(folder: Path, monkeypatch: pytest.MonkeyPatch, weights: Sequ
     stored = {"sam2_version": "base", "adapter_dim": 32, "fusion_stages_txt": [1, 2, 3]}
     (folder / "pretrain").mkdir()
     for name in weights:
-        save_published(folder / "pretrain" / f"{name}.pth", build_micro(), **stored)
+        save_published(folder / "pretrain" / f"{name}.pth", build_micro(**SHALLOW), **stored)
     save_vocabulary(folder / "pretrain" / "roberta-base")
 
 

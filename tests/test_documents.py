@@ -10,7 +10,7 @@ import torch
 
 from tests import miniature
 from tests.benchmark_files import write_original_coco, write_original_davis
-from tests.conftest import build_micro
+from tests.conftest import SHALLOW, build_micro
 from tests.document_commands import commands, install_network
 from tests.document_commands import run as run_command
 from tests.weight_files import save_published, save_roberta, save_sam2
@@ -28,7 +28,7 @@ def computer(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data and weights under the documented names, and the micro network as `base`."""
     install_network(workplace, monkeypatch, ("final_model_mevis", "final_model_ytvos"))
     monkeypatch.setattr(miniature, "VIDEOS", VIDEOS)
-    model, pretrain = build_micro(), workplace / "pretrain"
+    model, pretrain = build_micro(**SHALLOW), workplace / "pretrain"
     flags = {"sam2_version": "base", "adapter_dim": 32, "fusion_stages_txt": [1, 2, 3], "HSA": False}
     save_published(pretrain / "pretrained_model.pth", model, drop=NOT_IN_PRE_TRAINING, **flags)
     save_sam2(pretrain / "sam2_hiera_tiny.pt", model)
