@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
 
 from datasets.video_index import GroundTruth, MaskDictionary, Video, VideoDataset
 from engine.inference.benchmarks import Benchmark
@@ -57,8 +55,9 @@ class FollowUp:
         Raises:
             InputError, OSError: what went wrong in another process.
         """
-        _wait(list(itertools.chain.from_iterable(self._scoring.values())), "scoring", "expression")
-        _wait(self._drawing, "pictures", "video")
+        scoring = list(itertools.chain.from_iterable(self._scoring.values()))
+        collect(scoring, [1] * len(scoring), "scoring", "expression")
+        collect(self._drawing, [1] * len(self._drawing), "pictures", "video")
         return {name: [future.result() for future in own] for name, own in self._scoring.items()}
 
     def _take(self, video: Video, draw: bool) -> None:
@@ -77,15 +76,6 @@ class FollowUp:
             ground_truth=_truth_of(benchmark.dataset, video),
             folder=benchmark.folder / PICTURE_FOLDER,
         )
-
-
-def _wait(futures: Sequence[Future[Any]], description: str, unit: str) -> None:
-    """Wait for all, with a progress bar if that takes time; raises what went wrong in one."""
-    if all(future.done() for future in futures):
-        for future in futures:
-            future.result()
-    else:
-        collect(futures, [1] * len(futures), description, unit)
 
 
 def _truth_of(dataset: VideoDataset, video: Video) -> GroundTruth | None:

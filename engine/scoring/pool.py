@@ -78,7 +78,7 @@ class ScorePool:
 
 
 def collect(futures: Sequence[Future[T]], sizes: Sequence[int], description: str, unit: str) -> list[T]:
-    """The results in the order of `futures`, with a progress bar.
+    """The results in the order of `futures`, with a progress bar if any is still to come.
 
     Args:
         futures: what `ScorePool.submit` returned.
@@ -89,7 +89,8 @@ def collect(futures: Sequence[Future[T]], sizes: Sequence[int], description: str
         InputError: a worker process was killed, or what the first failed function raised.
     """
     size_of = dict(zip(futures, sizes, strict=True))
-    with tqdm(total=sum(sizes), desc=description, unit=unit) as bar:
+    done = all(future.done() for future in futures)
+    with tqdm(total=sum(sizes), desc=description, unit=unit, disable=done) as bar:
         try:
             for future in as_completed(futures):
                 future.result()
