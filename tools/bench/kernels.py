@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -13,11 +13,29 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from engine.runtime import float32_arithmetic
 from models.sam2.layers import attend, attend_in_blocks, fuses_gelu, has_bfloat16_products, linear
 from util.memory import keep_freed_memory
 
 from .measure import synchronize
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+# (batch, heads, queries, keys, channels of a head) for one sentence and clips of 8 frames of 1024x1024
+ATTENTIONS = {
+    "reading of memory": (1, 1, 4096, 6 * 4096 + 60, 256),
+    "self-attention of a map": (1, 1, 4096, 4096, 256),
+    "global block of tiny": (8, 4, 4096, 4096, 96),
+    "windows of tiny": (8 * 25, 4, 196, 196, 96),
+    "global block of base": (8, 8, 4096, 4096, 56),
+    "windows of base": (8 * 25, 8, 196, 196, 56),
+    "first windows of base": (8 * 1024, 2, 64, 64, 56),
+}
 
 
 def alternate(functions: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, float]:
@@ -60,12 +78,66 @@ def benchmark_linear(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def benchmark_attention(options: argparse.Namespace) -> dict[str, Any]:
-    """Attention on the CPU: one read of memory, and in bfloat16 the maps of 64x64 that read themselves."""
+    """PyTorch's kernels on a GPU. On the CPU one read of memory, and in bfloat16 the maps of 64x64."""
+    device = torch.device(options.device)
+    if device.type != "cpu":
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        shapes = {name: (options.expressions * batch, *rest) for name, (batch, *rest) in ATTENTIONS.items()}
+        with float32_arithmetic(options.precision):
+            return {
+                name: attention_kernels(name, shape, device, dtype, options.repeats) for name, shape in shapes.items()
+            }
     results = {"memory": _read_of_memory(options.repeats)}
     if has_bfloat16_products():
         for heads, channels in ((8, 56), (4, 96), (1, 256)):
             results[f"{heads} heads of {channels}"] = _map_in_bfloat16(heads, channels, options.repeats)
     return results
+
+
+def attention_kernels(
+    name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype, repeats: int
+) -> dict[str, float | None]:
+    """Median seconds of PyTorch's own choice and of each of `KERNELS`, None for one that does not serve the shape.
+
+    Args:
+        name: in the printed line.
+        shape: (batch, heads, queries, keys, channels of a head).
+        device, dtype: of queries, keys and values.
+        repeats: timed calls of each.
+    """
+    batch, heads, queries, keys, channels = shape
+    random = partial(torch.randn, device=device, dtype=dtype)
+    query, key, value = (random(batch, heads, count, channels) for count in (queries, keys, keys))
+    ways: dict[str, Callable[[], Tensor]] = {"chosen": partial(F.scaled_dot_product_attention, query, key, value)}
+    ways |= {kernel: partial(_with_kernel, backend, query, key, value) for kernel, backend in KERNELS.items()}
+    with torch.inference_mode():
+        served = {way: function for way, function in ways.items() if _serves(function)}
+    seconds = alternate(served, repeats)
+    found = {way: seconds.get(way) for way in ways}
+    flops = 4 * batch * heads * queries * keys * channels
+    shown = (f"{way} {_rate(flops, median)}" for way, median in found.items())
+    print(f"{name}, {batch}x{heads} heads of {channels}, {queries} to {keys}: {', '.join(shown)}")
+    return found
+
+
+def _with_kernel(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    with sdpa_kernel(backend):
+        return F.scaled_dot_product_attention(query, key, value)
+
+
+def _serves(function: Callable[[], Tensor]) -> bool:
+    """False where PyTorch has no such kernel for this device, type or shape; it warns of the reasons."""
+    try:
+        function()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    return True
+
+
+def _rate(flops: int, seconds: float | None) -> str:
+    return "refuses" if seconds is None else f"{seconds * 1e3:.3f} ms ({flops / seconds / 1e12:.2f} TFLOP/s)"
 
 
 def _map_in_bfloat16(heads: int, channels: int, repeats: int) -> dict[str, float]:
