@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datasets.ref_davis import ANNOTATORS
-from datasets.validation import follow_link_file
+from datasets.validation import follow_link_file, shape
 from datasets.video_index import MASK_SUFFIX
 from engine.scoring.assignment import best_assignment
 from engine.scoring.mask_store import MaskStore, open_store, read_mask
@@ -160,23 +160,40 @@ def annotator_stores(path: str | Path, sequences: Sequence[DavisSequence]) -> di
     return stores
 
 
+def true_objects(sequence: DavisSequence, size: tuple[int, int] | None = None) -> int:
+    """The number of objects to score: the highest index of the sequence's first frame, whether that is scored or not.
+
+    Args:
+        size: (H, W) of the source frames, if that is to be checked, too.
+
+    Raises:
+        InputError: too few frames, no object, or a mask of another size.
+    """
+    if not sequence.scored_files:
+        raise InputError(f"{sequence.name} has {len(sequence.files)} frames; the {sequence.task} task needs 3 or more")
+    first = read_mask(sequence.files[0])
+    if size is not None and first.shape != size:
+        raise InputError(
+            f"{sequence.files[0]}: the true mask is {shape(first.shape)}, the source frame {shape(size)}; put masks "
+            "and frames of one resolution there (docs/data.md)"
+        )
+    objects = int(np.where(first == _VOID, 0, first).max())
+    if objects == 0:
+        raise InputError(f"{sequence.files[0]} shows no object; expected the palette index of at least one")
+    return objects
+
+
 def score_sequence(sequence: DavisSequence, store: MaskStore) -> SequenceScore:
     """Score one sequence from its palette PNGs.
 
-    The true objects are those up to the highest index of the first frame. Unsupervised: void pixels (255) count
-    nowhere, and predictions are matched to true objects by the best sum of (J + F) / 2. Semi-supervised: equal palette
-    indices are compared, and void pixels are background.
+    The true objects are those of `true_objects`. Unsupervised: void pixels (255) count nowhere, and predictions are
+    matched to true objects by the best sum of (J + F) / 2. Semi-supervised: equal palette indices are compared, and
+    void pixels are background.
 
     Raises:
         InputError: too few frames, no object, a prediction that is missing or of another size, or too many objects.
     """
-    files = sequence.scored_files
-    if not files:
-        raise InputError(f"{sequence.name} has {len(sequence.files)} frames; the {sequence.task} task needs 3 or more")
-    first = read_mask(sequence.files[0])
-    objects = int(np.where(first == _VOID, 0, first).max())
-    if objects == 0:
-        raise InputError(f"{sequence.files[0]} shows no object; expected the palette index of at least one")
+    files, objects = sequence.scored_files, true_objects(sequence)
     limit = max(MAX_PROPOSALS, objects) if sequence.task == "unsupervised" else objects
     scores = np.zeros((2, limit, objects, len(files)))
     proposals = objects

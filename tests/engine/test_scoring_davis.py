@@ -108,6 +108,16 @@ def test_semi_supervised_keeps_identities_and_leaves_the_ends_out(davis: Path, t
     assert annotator_stores(tmp_path / "p", [sequence])  # only the four frames between are read
 
 
+def test_an_object_of_the_first_frame_counts_though_that_frame_does_not(davis: Path, tmp_path: Path) -> None:
+    """As in the official evaluation: objects are counted before the semi-supervised task drops the ends."""
+    truth = [two_objects(0), *(two_objects(index, second=0) for index in range(1, 6))]
+    write_labels(davis / "Annotations" / "480p" / "walk", truth)
+    (sequence,) = davis_sequences(davis, "semi-supervised")
+    write_labels(tmp_path / "p" / "walk", [two_objects(index) for index in range(6)])
+    score = score_sequence(sequence, MaskStore(tmp_path / "p"))
+    assert [item.j.mean for item in score.objects] == [1, 0]
+
+
 def test_values_are_those_of_the_matched_pairs(davis: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     predicted = [np.roll(two_objects(index), rng.integers(-4, 5, 2), axis=(0, 1)) for index in range(6)]
