@@ -96,7 +96,10 @@ class GroundTruth(Protocol):
         """
 
     def check(self, video: Video, size: tuple[int, int] | None, full: bool) -> list[Fault]:
-        """Faults of one video's masks, whose frames are `size` (H, W). `full` decodes all; otherwise none."""
+        """Faults of one video's masks, whose frames are `size` (H, W).
+
+        `full` decodes all; otherwise only sizes are compared: those that run lengths state, that of the first PNG.
+        """
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,18 @@ class MaskDictionary:
                 faults.append(Fault(self.path, where, problem))
             elif full:
                 faults += self._mask_faults(masks, where, size)
+            elif size is not None:
+                faults += self._size_faults(masks, where, size)
         return faults
+
+    def _size_faults(self, masks: Iterable[Any], where: str, size: tuple[int, int]) -> list[Fault]:
+        """The first mask that states another size; nothing is decoded."""
+        for index, rle in enumerate(masks):
+            stated = rle.get("size") if isinstance(rle, dict) else None
+            if isinstance(stated, list) and stated != list(size):
+                problem = f"the mask is {stated} ([height, width]), the frame {shape(size)}"
+                return [Fault(self.path, f"{where}/{index}", problem)]
+        return []
 
     def _mask_faults(self, masks: Iterable[Any], where: str, size: tuple[int, int] | None) -> list[Fault]:
         faults = []
@@ -179,8 +193,10 @@ class LabelImages:
         folder = self.root / video.name
         names = [f"{frame}{MASK_SUFFIX}" for frame in video.frames]
         faults = missing_files(folder, names, video.name, "masks")
-        if faults or not full or not folder.is_dir():
+        if faults or not folder.is_dir():
             return faults
+        if not full:
+            return self._first_fault(folder / names[0], video.name, size)
         for name in names:
             try:
                 mask_size = read_labels(folder / name).shape
@@ -190,6 +206,14 @@ class LabelImages:
             if size is not None and mask_size != size:
                 problem = f"the mask is {shape(mask_size)}, the frame {shape(size)}"
                 faults.append(Fault(folder / name, video.name, problem))
+        return faults
+
+    @staticmethod
+    def _first_fault(path: Path, key: str, size: tuple[int, int] | None) -> list[Fault]:
+        """Of the first mask's header."""
+        found, faults = size_faults([path], key)
+        if size is not None and found is not None and found != size:
+            faults = [Fault(path, key, f"the mask is {shape(found)}, the frame {shape(size)}")]
         return faults
 
 

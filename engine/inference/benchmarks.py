@@ -22,7 +22,7 @@ from datasets.video_index import Video, VideoDataset
 from engine.evaluate_masks import evaluate_davis, evaluate_expressions, write_expression_scores
 from engine.inference.palette_masks import draw_labels, encode_labels
 from engine.published_figures import PUBLISHED, davis_table, expressions_table, split_title
-from engine.scoring.davis import DavisSequence, annotator_stores
+from engine.scoring.davis import DavisSequence, annotator_stores, true_objects
 from engine.scoring.expressions import ExpressionScore, ExpressionTask, expression_tasks, score_expression
 from engine.scoring.mask_store import MaskStore
 from engine.scoring.pool import ScorePool
@@ -191,7 +191,7 @@ class DavisBenchmark:
         masks: where the masks go; by default to `eval_davis/valid` in `folder`.
 
     Raises:
-        InputError: a sequence to score is not in the split, or has other frames there.
+        InputError: a sequence to score is not in the split, has other frames there, or cannot be scored.
     """
 
     tree = "eval_davis"
@@ -210,14 +210,16 @@ class DavisBenchmark:
         self.masks = folder / self.tree / dataset.split if masks is None else Path(masks)
         self._sequences = sequences
         self._subset = subset
-        frames = {video.name: set(video.frames) for video in dataset.videos}
+        videos = {video.name: video for video in dataset.videos}
         for sequence in sequences:
-            absent = [file.stem for file in sequence.files if file.stem not in frames.get(sequence.name, ())]
+            frames = set(videos[sequence.name].frames) if sequence.name in videos else set()
+            absent = [file.stem for file in sequence.files if file.stem not in frames]
             if absent:
                 raise InputError(
                     f"{dataset.meta_path} lacks frame {absent[0]} of {sequence.name}, which --set {subset} scores: "
                     "convert the data again (tools/data/convert_davis_to_ytvos.py), or choose another --set"
                 )
+            true_objects(sequence, videos[sequence.name].frame_size())  # raises now what the scoring would in the end
 
     def targets(self, video: Video) -> tuple[Target, ...]:
         """See `Benchmark`; the places follow `datasets.ref_davis.annotator_expressions`."""

@@ -151,6 +151,10 @@ FAST_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         change_masks(lambda m: m["11"].pop()),
         ("mask_dict.json: 11 (video one)", "2 masks for 3 frames"),
     ),
+    "a mask of another size": (
+        change_masks(lambda m: m["11"].__setitem__(2, encode_rle(labels(0, (32, 20))))),
+        ("mask_dict.json: 11 (video one)/2", "the mask is [32, 20] ([height, width]), the frame 32x24"),
+    ),
 }
 FULL_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "other frame size": (lambda f: Image.new("RGB", (9, 9)).save(f / "JPEGImages/one/00001.jpg"), ("00001.jpg", "9x9")),
@@ -193,10 +197,10 @@ def test_faults_that_only_the_full_check_finds(tmp_path: Path, case: str) -> Non
     assert all(word in str(faults[0]) for word in words), str(faults[0])
 
 
-def test_masks_of_frames_that_were_resized_are_named_when_they_are_read(tmp_path: Path) -> None:
+def test_masks_of_frames_that_are_resized_later_are_named_when_they_are_read(tmp_path: Path) -> None:
     write_mevis(tmp_path)
-    write_frames(tmp_path / "valid_u" / "JPEGImages" / "one", 3, (12, 16))
     dataset = open_mevis(tmp_path, "valid_u")
+    write_frames(tmp_path / "valid_u" / "JPEGImages" / "one", 3, (12, 16))
     assert dataset.ground_truth is not None
     with pytest.raises(InputError, match=r"10/1 \(video one\): the mask is 32x24 \(width x height\), the frame 16x12"):
         dataset.ground_truth.mask(dataset.videos[0], dataset.videos[0].expressions[0], 1)

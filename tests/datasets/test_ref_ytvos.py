@@ -96,6 +96,10 @@ def test_masks_of_first_frames_only_are_no_ground_truth(tmp_path: Path, caplog: 
         (lambda root: (root / "train/Annotations").rename(root / "x"), "train/Annotations: the folder is missing"),
         (lambda root: (root / "train/Annotations/a").rename(root / "x"), "Annotations/a: a: the folder is missing"),
         (lambda root: (root / "train/Annotations/a/00000.png").unlink(), "1 of 1 masks are missing"),
+        (
+            lambda root: write_labels(root / "train/Annotations/a", 1, (30, 40)),
+            r"a/00000\.png: a: the mask is 40x30 \(width x height\), the frame 32x24",
+        ),
         (lambda root: (root / "train/JPEGImages").rename(root / "x"), "train/JPEGImages: the folder is missing"),
         (lambda root: root.rename(root.with_name("gone")), "the folder is missing"),
     ],

@@ -145,8 +145,9 @@ def test_what_cannot_be_read_is_replaced_and_named(tmp_path: Path, spoil: Spoil,
 
 def test_masks_of_one_clip_that_differ_in_size(tmp_path: Path) -> None:
     write_ytvos(tmp_path, "train", ["a", "b"], frames=2)
+    clips = opened("ytvos", tmp_path)
     write_labels(tmp_path / "train/Annotations/a", 1, (9, 9))
-    clip = opened("ytvos", tmp_path)[0, 0]
+    clip = clips[0, 0]
     assert "the masks of its video differ in size: 00000 9x9 (width x height), 00001 32x24" in clip.faults[0]
 
 

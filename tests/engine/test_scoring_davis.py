@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from datasets.ref_davis import open_ref_davis
 from engine.evaluate_masks import evaluate_davis
+from engine.inference.benchmarks import DavisBenchmark
 from engine.scoring.assignment import best_assignment
 from engine.scoring.davis import (
     MEASURES,
@@ -28,6 +30,7 @@ from engine.scoring.davis import (
     write_davis_csv,
 )
 from engine.scoring.mask_store import MaskStore
+from tests import benchmark_files
 from util.errors import InputError
 from util.metrics import frame_scores, sequence_statistics
 
@@ -185,6 +188,27 @@ def test_ground_truth_that_is_refused(davis: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no masks of 1 of the 2 sequences"):
         davis_sequences(davis, "unsupervised", "latin")
     assert [sequence.name for sequence in davis_sequences(davis, "unsupervised", allow_partial=True)] == ["walk"]
+
+
+@pytest.mark.parametrize(
+    ("task", "frames", "message"),
+    [
+        ("semi-supervised", [two_objects(0)[:24, :32]] * 2, "walk has 2 frames; the semi-supervised task needs 3"),
+        ("unsupervised", [np.zeros((24, 32))] * 2, r"walk/00000\.png shows no object"),
+        ("unsupervised", [two_objects(0)] * 2, r"00000\.png: the true mask is 40x30 .* the source frame 32x24"),
+    ],
+)
+def test_ground_truth_that_cannot_be_scored_is_refused_before_anything_is_segmented(
+    tmp_path: Path, task: str, frames: list[np.ndarray], message: str
+) -> None:
+    benchmark_files.write_davis(tmp_path)
+    write_labels(tmp_path / "DAVIS" / "Annotations" / "480p" / "walk", frames)
+    (tmp_path / "DAVIS" / "ImageSets" / "2017").mkdir(parents=True)
+    (tmp_path / "DAVIS" / "ImageSets" / "2017" / "val.txt").write_text("walk\n")
+    (tmp_path / "DAVIS" / "Annotations_unsupervised").symlink_to("Annotations")
+    sequences = davis_sequences(tmp_path, task)
+    with pytest.raises(InputError, match=message):
+        DavisBenchmark(open_ref_davis(tmp_path), sequences, "val", tmp_path / "out")
 
 
 def test_where_ground_truth_is_looked_for(davis: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
