@@ -123,7 +123,7 @@ def stream(
     session = open_session(model, expressions, window=window, protocol=protocol, precision=precision)
     broken: Exception | None = None
     try:
-        for frame in frames:
+        for frame in _checked_frames(frames):
             yield from session.feed([frame])
     except (InputError, OSError) as error:
         broken = error
@@ -144,16 +144,13 @@ class VideoSession:
             raise InputError(f"protocol {protocol!r} is unknown: expected one of {', '.join(PROTOCOLS)}")
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is unknown: expected one of {', '.join(PRECISIONS)}")
-        if isinstance(expressions, str) or not all(isinstance(text, str) for text in expressions):
-            raise InputError(f"expected a list of sentences, found {expressions!r}")
-        if not all(map(is_text, expressions)):
-            raise InputError(f"expected sentences of valid Unicode text, found {list(expressions)!a}")
+        self.expressions = _sentences(expressions)
+        _check_model(model)
         if model.tokenizer is None:
             raise InputError("the model has no tokenizer: load it with `load`, or set its `tokenizer`")
         if model.device.type == "cpu":
             keep_freed_memory()
         self.model = model
-        self.expressions = tuple(expressions)
         self.window = window
         self.protocol = protocol
         self.precision = precision
@@ -182,7 +179,7 @@ class VideoSession:
             InputError: a frame of another shape, kind or size. Frames before it are kept, and so are results that are
                 already computed: the next call returns them.
         """
-        for frame in frames:
+        for frame in _checked_frames(frames):
             self._waiting.append(self.checked(frame))
             while len(self._waiting) >= self.window:  # there are more where a clip has failed
                 self._segment_clip()
@@ -283,6 +280,7 @@ class VideoSession:
             FileNotFoundError: no such file.
         """
         state = _read_state(Path(path))
+        _check_model(model)
         if state["model"] != _fingerprint(model):
             raise InputError(
                 f"{path} was saved with another model configuration or other weights: build the model with the same "
@@ -301,6 +299,28 @@ class VideoSession:
         session.memory.load_state_dict(state["memory"])
         session._ready = [FrameResult(**result) for result in state.get("ready", [])]
         return session
+
+
+def _sentences(expressions: Sequence[str]) -> tuple[str, ...]:
+    """The sentences as plain strings: NumPy's, which are strings too, could be saved but not be read again."""
+    listed = isinstance(expressions, Iterable) and not isinstance(expressions, str)
+    texts = tuple(expressions) if listed else ()
+    if not listed or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"expected a list of sentences, found {expressions!r}")
+    if not all(map(is_text, texts)):
+        raise InputError(f"expected sentences of valid Unicode text, found {list(texts)!a}")
+    return tuple(map(str, texts))
+
+
+def _check_model(model: SAMWISE) -> None:
+    if not isinstance(model, SAMWISE):
+        raise InputError(f"expected a network, found {type(model).__name__}: `load` gives one")
+
+
+def _checked_frames(frames: Iterable[Any]) -> Iterable[Any]:
+    if not isinstance(frames, Iterable):
+        raise InputError(f"expected a list of frames, or any iterator of them, found {type(frames).__name__}")
+    return frames
 
 
 def _fingerprint(model: SAMWISE) -> str:

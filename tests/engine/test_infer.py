@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,6 +222,33 @@ def test_wrong_settings(micro_model: SAMWISE, tmp_path: Path) -> None:
     torch.save({"format": STATE_FORMAT}, tmp_path / "empty.pt")
     with pytest.raises(InputError, match="not a saved session"):
         VideoSession.restore(micro_model, tmp_path / "empty.pt")
+
+
+@pytest.mark.parametrize("expressions", [np.array(["a cat", "a dog"]), iter(["a cat", "a dog"])])
+def test_sentences_of_any_origin_are_saved_as_plain_text(
+    micro_model: SAMWISE, tmp_path: Path, expressions: Sequence[str]
+) -> None:
+    session = open_session(micro_model, expressions)
+    session.save(tmp_path / "session")
+    restored = VideoSession.restore(micro_model, tmp_path / "session").expressions
+    assert restored == session.expressions == ("a cat", "a dog")
+    assert {type(text) for text in session.expressions} == {str}
+
+
+def test_arguments_of_another_kind(micro_model: SAMWISE, tmp_path: Path) -> None:
+    wrong: Any = 5
+    session = open_session(micro_model, ["a cat"])
+    session.save(tmp_path / "session")
+    with pytest.raises(InputError, match="a list of frames, or any iterator of them, found int"):
+        session.feed(wrong)
+    with pytest.raises(InputError, match="a list of frames, or any iterator of them, found int"):
+        next(stream(micro_model, ["a cat"], wrong))
+    with pytest.raises(InputError, match="a list of sentences, found 5"):
+        open_session(micro_model, wrong)
+    with pytest.raises(InputError, match="expected a network, found int: `load` gives one"):
+        open_session(wrong, ["a cat"])
+    with pytest.raises(InputError, match="expected a network, found int: `load` gives one"):
+        VideoSession.restore(wrong, tmp_path / "session")
 
 
 def test_a_buffer_may_be_used_again(micro_model: SAMWISE) -> None:
