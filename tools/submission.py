@@ -59,13 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.command == "zip" and not args.masks.is_dir():
         raise InputError(f"{args.masks}: expected the folder that holds VIDEO/EXPRESSION/FRAME.png")
+    output: Path = args.output or args.masks.resolve().with_name(f"{args.masks.resolve().name}.zip")
+    if args.command == "zip" and args.masks.resolve() in output.resolve().parents:
+        raise InputError(f"{output} is in the folder of the masks, which holds nothing else: give another --output")
     sizes = expected_files(open_dataset(args))
     prefix = ZIP_PREFIXES[args.dataset_file]
     packed = args.masks.is_file()
     raise_on_faults(zip_faults(args.masks, sizes, prefix) if packed else folder_faults(args.masks, sizes), args.masks)
     print(f"{args.masks}: {len(sizes)} masks, no faults")
     if args.command == "zip":
-        output = args.output or args.masks.resolve().with_name(f"{args.masks.resolve().name}.zip")
         write_zip(args.masks, output, sizes, prefix)
         print(f"{output}: written, {output.stat().st_size} bytes")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from engine.inference.run import check_sentences
 from engine.runtime import take_device
 from engine.train.checkpoints import CHECKPOINTS, CheckpointStore, StoredCheckpoint, load_file
 from engine.train.evaluate import EpochEvaluation
-from engine.train.loop import Training
+from engine.train.loop import Position, Training
 from engine.train.options import TrainOptions
 from engine.train.weights import FROZEN, VOCABULARY, load_network
 from models.build import find_tokenizer, load_model
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 _ORIGIN = ("resume", "sam2_weights", "roberta", "untrained")
+_STATE = ("args", "model", "optimizer", "lr_scheduler", "position", "sequence", "clips", "random")  # to go on from
 _KEPT = ("lr", "lr_drop", "weight_decay")  # what optimizer and schedule bring along
 
 
@@ -82,12 +83,15 @@ def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
     """The checkpoint that `--resume auto` means; None for a new training.
 
     Raises:
-        InputError: there is none to go on from, or there are some although the training shall start anew.
+        InputError: there is none to go on from, it lacks what going on needs, or there are some although the training
+            shall start anew.
     """
     folder = result_folder(flags)
     store = CheckpointStore(folder / CHECKPOINTS, flags["keep_checkpoints"])
     if flags["resume"] == AUTO:
-        return store.require_latest()
+        continued = store.require_latest()
+        _refuse_another_format(continued)
+        return continued
     if flags["overwrite"]:
         return None
     if any(store.folder.glob("*.pth")):
@@ -96,6 +100,21 @@ def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
             "anew, and another --name_exp keeps both"
         )
     return None
+
+
+def _refuse_another_format(continued: StoredCheckpoint) -> None:
+    """A whole checkpoint that another revision of this program wrote may not say all that going on needs."""
+    state = continued.state
+    lacking = [f"{name!r}" for name in _STATE if name not in state]
+    lacking += [f"--{name}" for name in _ORIGIN if name not in state.get("args", _ORIGIN)]
+    known = [field.name for field in fields(Position)]
+    unknown = [f"position {name!r}" for name in state.get("position", ()) if name not in known]
+    if lacking or unknown:
+        found = "lacks" if lacking else "has an unknown"
+        raise InputError(
+            f"--resume auto: {continued.path} {found} {(lacking + unknown)[0]}: another revision of this program wrote "
+            "it; go on with that one, or begin another --name_exp from its weights (--resume last.pth or best.pth)"
+        )
 
 
 def warn_of_inference_flags(given: Collection[str]) -> None:

@@ -213,6 +213,9 @@ def test_tool_checks_folders_and_zips(masks: Path, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "c.zip").exists()
     with pytest.raises(InputError, match="expected the folder"):
         main(["zip", str(masks.with_name("Annotations.zip")), *flags])
+    with pytest.raises(InputError, match=r"b\.zip is in the folder of the masks, which holds nothing else"):
+        main(["zip", str(masks), *flags, "--output", str(masks / "one" / "b.zip")])
+    assert not list(masks.rglob("*.zip"))
 
 
 def test_tool_takes_either_version_of_mevis(masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from engine.train import checkpoints
 from engine.train.checkpoints import CheckpointStore, load_file
 from engine.train.sealed import plain, read_sealed, stored_bytes, write_sealed
+from engine.train.start import checkpoint_to_continue
 from tests.forked import Forked
 from util.errors import InputError
 from util.seal import DamagedFileError, verify
@@ -189,6 +190,34 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "some of its bytes have changed": lambda path: flip(path, 1000),
     "it cannot be read": lambda path: (path.unlink(), path.mkdir()),
 }
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda state: state.pop("sequence"), "lacks 'sequence'"),
+        (lambda state: state["args"].pop("untrained"), "lacks --untrained"),
+        (lambda state: state["position"].update(stage=1), "has an unknown position 'stage'"),
+    ],
+)
+def test_a_checkpoint_of_another_revision_is_said_to_be_one(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], found: str
+) -> None:
+    flags = {"output_dir": tmp_path, "name_exp": "run", "keep_checkpoints": 1, "resume": "auto"}
+    origin = {"resume": None, "sam2_weights": None, "roberta": None, "untrained": False}
+    state = some_state(1) | {"args": origin, "position": {"epoch": 0, "iteration": 1}}
+    state |= {"lr_scheduler": {}, "sequence": {}, "clips": 1, "random": []}
+    store = CheckpointStore(tmp_path / "run" / "checkpoints", 1)
+    store.save(state, epoch=0, iteration=1)
+    continued = checkpoint_to_continue(flags)
+    assert continued is not None
+    assert continued.iteration == 1
+    change(state)
+    store.save(state, epoch=0, iteration=2)
+    with pytest.raises(
+        InputError, match=rf"checkpoint_00000002\.pth {found}: another revision of this program wrote it"
+    ):
+        checkpoint_to_continue(flags)
 
 
 @pytest.mark.parametrize("message", DAMAGES)

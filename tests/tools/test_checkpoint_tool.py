@@ -190,7 +190,10 @@ def test_wrong_inputs_are_user_errors_and_write_nothing(
         (["to-published", str(compact), str(out), "--base", str(other)], "does not fit --sam2_version"),
         (["to-published", str(compact), str(out), "--base", str(scoreless)], "sam2_hiera_tiny.pt does not exist"),
         (["to-published", str(compact), str(out), "--base", str(base), "--roberta", "x"], "--base holds everything"),
+        (["to-compact", str(base), "new.pth"], "new.pth: to-compact writes a .safetensors file"),
+        (["to-published", str(compact), "new.SAFETENSORS", "--base", str(base)], "to-published writes a .pth file"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             main(arguments)
     assert not out.exists()
+    assert not list(tmp_path.glob("new.*"))
