@@ -190,7 +190,8 @@ def test_a_damaged_zip_names_the_file(tmp_path: Path, mevis: VideoDataset, predi
 
 def test_true_masks_that_do_not_fit_the_frames_are_what_is_wrong(tmp_path: Path) -> None:
     write_ytvos(tmp_path, "valid", ["a"])
-    write_frames(tmp_path / "valid" / "JPEGImages" / "a", 1, (12, 16))
-    task = expression_tasks(open_ref_ytvos(tmp_path, allow_partial=True))[0]
+    dataset = open_ref_ytvos(tmp_path, allow_partial=True)
+    write_frames(tmp_path / "valid" / "JPEGImages" / "a", 1, (12, 16))  # after the check of all videos
+    task = expression_tasks(dataset)[0]
     with pytest.raises(InputError, match=r"is 16x12, the true mask is 32x24 .*; the true masks must have the size"):
         score_masks(task, [np.zeros((12, 16), np.uint8)])
