@@ -136,34 +136,33 @@ class MaskDictionary:
             elif len(masks) != len(video.frames):
                 problem = f"{len(masks)} masks for {len(video.frames)} frames, expected one (or null) per frame"
                 faults.append(Fault(self.path, where, problem))
-            elif full:
-                faults += self._mask_faults(masks, where, size)
-            elif size is not None:
-                faults += self._size_faults(masks, where, size)
+            else:
+                faults += self._mask_faults(masks, where, size, full)
         return faults
 
-    def _size_faults(self, masks: Iterable[Any], where: str, size: tuple[int, int]) -> list[Fault]:
-        """The first mask that states another size; nothing is decoded."""
-        for index, rle in enumerate(masks):
-            stated = rle.get("size") if isinstance(rle, dict) else None
-            if isinstance(stated, list) and stated != list(size):
-                problem = f"the mask is {stated} ([height, width]), the frame {shape(size)}"
-                return [Fault(self.path, f"{where}/{index}", problem)]
-        return []
-
-    def _mask_faults(self, masks: Iterable[Any], where: str, size: tuple[int, int] | None) -> list[Fault]:
-        faults = []
+    def _mask_faults(
+        self, masks: Iterable[Any], where: str, size: tuple[int, int] | None, full: bool
+    ) -> Iterator[Fault]:
         for index, rle in enumerate(masks):
             try:
-                mask_size = rle_runs(rle)[1] if rle is not None else size
+                mask_size = rle_runs(rle)[1] if full and rle is not None else _stated_size(rle)
             except ValueError as error:
-                faults.append(Fault(self.path, f"{where}/{index}", f"the mask does not decode ({error})"))
+                yield Fault(self.path, f"{where}/{index}", f"the mask does not decode ({error})")
                 continue
             if size is not None and mask_size is not None and mask_size != size:
-                faults.append(
-                    Fault(self.path, f"{where}/{index}", f"the mask is {shape(mask_size)}, the frame {shape(size)}")
-                )
-        return faults
+                yield _other_size(self.path, f"{where}/{index}", mask_size, size)
+
+
+def _stated_size(rle: Any) -> tuple[int, int] | None:
+    """(H, W) that run lengths say, without a look at them."""
+    match rle:
+        case {"size": [int() as height, int() as width]}:
+            return height, width
+    return None
+
+
+def _other_size(path: Path, where: str, mask: tuple[int, ...], frame: tuple[int, ...]) -> Fault:
+    return Fault(path, where, f"the mask is {shape(mask)}, the frame {shape(frame)}")
 
 
 @dataclass(frozen=True)
@@ -195,25 +194,14 @@ class LabelImages:
         faults = missing_files(folder, names, video.name, "masks")
         if faults or not folder.is_dir():
             return faults
-        if not full:
-            return self._first_fault(folder / names[0], video.name, size)
-        for name in names:
+        for path in (folder / name for name in (names if full else names[:1])):
             try:
-                mask_size = read_labels(folder / name).shape
+                mask_size = read_labels(path).shape if full else image_size(path)
             except ValueError as error:
-                faults.append(Fault(folder / name, video.name, str(error)))
+                faults.append(Fault(path, video.name, str(error)))
                 continue
             if size is not None and mask_size != size:
-                problem = f"the mask is {shape(mask_size)}, the frame {shape(size)}"
-                faults.append(Fault(folder / name, video.name, problem))
-        return faults
-
-    @staticmethod
-    def _first_fault(path: Path, key: str, size: tuple[int, int] | None) -> list[Fault]:
-        """Of the first mask's header."""
-        found, faults = size_faults([path], key)
-        if size is not None and found is not None and found != size:
-            faults = [Fault(path, key, f"the mask is {shape(found)}, the frame {shape(size)}")]
+                faults.append(_other_size(path, video.name, mask_size, size))
         return faults
 
 

@@ -74,13 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = vars(args).get("published"), vars(args).get("compact"), vars(args).get("base")
     if any(path and not is_url(path) and Path(path).resolve() == args.out.resolve() for path in inputs):
         raise InputError(f"{args.out} is an input of the conversion: give another path to write to")
-    wanted, misleading = (
-        (".safetensors", (".pth", ".pt")) if args.command == "to-compact" else (".pth", (".safetensors",))
-    )
-    if args.out.suffix.lower() in misleading:
-        raise InputError(
-            f"{args.out}: {args.command} writes a {wanted} file, and by this name it would not be read as one"
-        )
+    kind, other = (".safetensors", ".pth") if args.command == "to-compact" else (".pth", ".safetensors")
+    if args.out.suffix.lower() == other:
+        raise InputError(f"{args.out}: {args.command} writes a {kind} file, found the name of a {other} file")
     if args.command == "to-compact":
         to_compact(args.published, args.out)
     else:

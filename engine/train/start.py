@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 _ORIGIN = ("resume", "sam2_weights", "roberta", "untrained")
-_STATE = ("args", "model", "optimizer", "lr_scheduler", "position", "sequence", "clips", "random")  # to go on from
+_STATE = ("args", "model", "optimizer", "lr_scheduler", "position", "sequence", "clips", "random")  # `Training.restore`
 _KEPT = ("lr", "lr_drop", "weight_decay")  # what optimizer and schedule bring along
 
 
@@ -104,16 +104,14 @@ def checkpoint_to_continue(flags: Mapping[str, Any]) -> StoredCheckpoint | None:
 
 def _refuse_another_format(continued: StoredCheckpoint) -> None:
     """A whole checkpoint that another revision of this program wrote may not say all that going on needs."""
-    state = continued.state
-    lacking = [f"{name!r}" for name in _STATE if name not in state]
-    lacking += [f"--{name}" for name in _ORIGIN if name not in state.get("args", _ORIGIN)]
-    known = [field.name for field in fields(Position)]
-    unknown = [f"position {name!r}" for name in state.get("position", ()) if name not in known]
-    if lacking or unknown:
-        found = "lacks" if lacking else "has an unknown"
+    state, known = continued.state, {field.name for field in fields(Position)}
+    faults = [f"lacks {name!r}" for name in _STATE if name not in state]
+    faults += [f"lacks --{name}" for name in _ORIGIN if name not in state.get("args", _ORIGIN)]
+    faults += [f"has an unknown position {name!r}" for name in state.get("position", ()) if name not in known]
+    if faults:
         raise InputError(
-            f"--resume auto: {continued.path} {found} {(lacking + unknown)[0]}: another revision of this program wrote "
-            "it; go on with that one, or begin another --name_exp from its weights (--resume last.pth or best.pth)"
+            f"--resume auto: {continued.path} {faults[0]}: another revision of this program wrote it; go on with that "
+            "one, or begin another --name_exp from its weights (--resume last.pth or best.pth)"
         )
 
 

@@ -153,7 +153,7 @@ FAST_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "a mask of another size": (
         change_masks(lambda m: m["11"].__setitem__(2, encode_rle(labels(0, (32, 20))))),
-        ("mask_dict.json: 11 (video one)/2", "the mask is [32, 20] ([height, width]), the frame 32x24"),
+        ("mask_dict.json: 11 (video one)/2", "the mask is 20x32 (width x height), the frame 32x24"),
     ),
 }
 FULL_FAULTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {

@@ -41,10 +41,10 @@ def test_attention_is_counted() -> None:
 
 def test_attention_kernels_are_compared_and_those_that_refuse_are_said_to(capsys: pytest.CaptureFixture[str]) -> None:
     found = kernels.attention_kernels("a map", (2, 1, 64, 96, 16), torch.device("cpu"), torch.float32, 1)
-    assert [way for way, seconds in found.items() if seconds is not None] == ["chosen", "flash"]
+    assert [way for way, seconds in found.items() if seconds is not None] == ["network", "flash"]
     assert all(seconds > 0 for seconds in found.values() if seconds is not None)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("a map, 2x1 heads of 16, 64 to 96: chosen ")
+    assert line.startswith("a map, 2x1 heads of 16, 64 to 96: network ")
     assert line.endswith(" TFLOP/s), cudnn refuses, efficient refuses")
 
 

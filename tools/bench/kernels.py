@@ -97,7 +97,7 @@ def benchmark_attention(options: argparse.Namespace) -> dict[str, Any]:
 def attention_kernels(
     name: str, shape: Sequence[int], device: torch.device, dtype: torch.dtype, repeats: int
 ) -> dict[str, float | None]:
-    """Median seconds of PyTorch's own choice and of each of `KERNELS`, None for one that does not serve the shape.
+    """Median seconds of what the network calls, where PyTorch chooses, and of each of `KERNELS`; None if one refuses.
 
     Args:
         name: in the printed line.
@@ -108,7 +108,7 @@ def attention_kernels(
     batch, heads, queries, keys, channels = shape
     random = partial(torch.randn, device=device, dtype=dtype)
     query, key, value = (random(batch, heads, count, channels) for count in (queries, keys, keys))
-    ways: dict[str, Callable[[], Tensor]] = {"chosen": partial(F.scaled_dot_product_attention, query, key, value)}
+    ways: dict[str, Callable[[], Tensor]] = {"network": partial(attend, query, key, value)}
     ways |= {kernel: partial(_with_kernel, backend, query, key, value) for kernel, backend in KERNELS.items()}
     with torch.inference_mode():
         served = {way: function for way, function in ways.items() if _serves(function)}
