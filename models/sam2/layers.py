@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
-WIDE = 192  # channels of input and output from which MKL is faster without AVX-512, see `linear`
+WIDE = 192  # channels of input and output from which it loses where there is no AVX-512, see `linear`
 MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
 ROWS_AT_ONCE = 512  # of queries, see `attend_in_blocks`
 WINDOWS_AT_ONCE = 1 << 14  # that a GPU attends in together, see `attend`
@@ -44,7 +44,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
 
     On a CPU outside training one fused oneDNN kernel does it all: PyTorch's own path copies the bias into the result
     before the product and passes over it again for the activation. Without AVX-512 that kernel is slow at GELU, which
-    then follows in place, and from `WIDE` channels on slower than MKL (`python tools/benchmark.py linear` compares).
+    then follows in place, and from `WIDE` channels on slower than MKL, which is PyTorch's own path
+    (`python tools/benchmark.py linear` compares them).
 
     Args:
         x: (..., C).
@@ -55,22 +56,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     Returns:
         (..., C').
     """
-    if not can_fuse(x) or (x.shape[:-1].numel() < FEW_ROWS and not weight.is_mkldnn):
-        x = F.linear(x, weight, bias)
-        if activation == "gelu":
-            return F.gelu(x)
-        return F.relu(x) if activation == "relu" else x
-    if torch.is_autocast_enabled("cpu"):
-        bias = None if bias is None else bias.bfloat16()
-        x, weight = (y.bfloat16().contiguous() for y in (x, weight))  # else oneDNN's reference kernel runs
-    if prefers_mkl() and not weight.is_mkldnn and min(weight.shape) >= WIDE:
-        x, inside = F.linear(x, weight, bias), "none"
-    else:
-        inside = "none" if activation == "gelu" and not fuses_gelu() else activation
-        x = torch.ops.mkldnn._linear_pointwise(x, weight, bias, inside, [], "none")
-    if inside == activation:
-        return x
-    return torch.ops.aten.gelu_(x) if activation == "gelu" else x.relu_()
+    if can_fuse(x) and (weight.is_mkldnn or gains_fused(x, weight)):  # last: an exported graph has no fixed sizes
+        if torch.is_autocast_enabled("cpu"):
+            bias = None if bias is None else bias.bfloat16()
+            x, weight = (y.bfloat16().contiguous() for y in (x, weight))  # else oneDNN's reference kernel runs
+        apart = activation == "gelu" and not fuses_gelu()
+        x = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none" if apart else activation, [], "none")
+        return torch.ops.aten.gelu_(x) if apart else x
+    x = F.linear(x, weight, bias)
+    if activation == "gelu":
+        return F.gelu(x)
+    return F.relu(x) if activation == "relu" else x
 
 
 def can_fuse(x: Tensor) -> bool:
@@ -86,6 +82,11 @@ def can_fuse(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and all(hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_reorder_linear_weight"))
     )
+
+
+def gains_fused(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's fused kernel is faster than PyTorch's own product of (..., C) with (C', C)."""
+    return x.shape[:-1].numel() >= FEW_ROWS and not (prefers_mkl() and min(weight.shape) >= WIDE)
 
 
 def multiplies_halves(x: Tensor) -> bool:

@@ -56,39 +56,28 @@ def own_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(F.linear(x, weight, bias))
 
 
-def network_linear(x: Tensor, weight: Tensor, bias: Tensor, mkl: bool, inside: bool) -> Tensor:
-    """`linear` with MKL's product or oneDNN's, and with GELU inside of the latter or behind it."""
+def fused_linear(x: Tensor, weight: Tensor, bias: Tensor, inside: bool) -> Tensor:
+    """`linear` through oneDNN, with GELU inside of the fused product, or behind it."""
     layers = "models.sam2.layers"
-    with (
-        patch(f"{layers}.prefers_mkl", lambda: mkl),
-        patch(f"{layers}.WIDE", 0),
-        patch(f"{layers}.fuses_gelu", lambda: inside),
-    ):
+    with patch(f"{layers}.prefers_mkl", lambda: False), patch(f"{layers}.fuses_gelu", lambda: inside):
         return linear(x, weight, bias, "gelu")
 
 
 def benchmark_linear(options: argparse.Namespace) -> dict[str, Any]:
-    """Linear layer with GELU at the sizes of Hiera base, and of the way back."""
+    """Linear layer with GELU at the sizes of Hiera base, and back."""
     results = {}
-    print(f"the network has GELU {'inside' if fuses_gelu() else 'behind'}, and multiplies many channels with "
-          f"{'MKL' if prefers_mkl() else 'oneDNN'}")  # fmt: skip
-    for rows, width in ((65536, 112), (16384, 224), (4096, 448), (1024, 896)):
-        for inputs, outputs in ((width, 4 * width), (4 * width, width)):
-            given = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-            ways: dict[str, Callable[[], Tensor]] = {
-                "own": partial(own_linear, *given),
-                "inside": partial(network_linear, *given, mkl=False, inside=True),
-                "behind": partial(network_linear, *given, mkl=False, inside=False),
-            }
-            if torch.backends.mkl.is_available():
-                ways["mkl"] = partial(network_linear, *given, mkl=True, inside=False)
-            name = f"{rows}x{inputs} to {outputs}"
-            found = results[name] = alternate(ways, options.repeats)
-            times = ", ".join(f"{way} {seconds * 1e3:7.1f} ms" for way, seconds in found.items())
-            print(
-                f"{name:24} {times}; times own: "
-                + ", ".join(f"{way} {seconds / found['own']:.2f}" for way, seconds in found.items() if way != "own")
-            )
+    print(f"the network has GELU {'inside' if fuses_gelu() else 'behind'}, and multiplies many channels "
+          f"{'as PyTorch does' if prefers_mkl() else 'with oneDNN, too'}")  # fmt: skip
+    widths = ((65536, 112), (16384, 224), (4096, 448), (1024, 896))
+    sizes = [(rows, *pair) for rows, width in widths for pair in ((width, 4 * width), (4 * width, width))]
+    for rows, inputs, outputs in sizes:
+        given = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+        ways: dict[str, Callable[[], Tensor]] = {"own": partial(own_linear, *given)}
+        ways |= {name: partial(fused_linear, *given, name == "inside") for name in ("inside", "behind")}
+        found = results[f"{rows}x{inputs} to {outputs}"] = alternate(ways, options.repeats)
+        print(f"{f'{rows}x{inputs} to {outputs}':24} own {found['own'] * 1e3:7.1f} ms, fused with GELU inside "
+              f"{found['inside'] * 1e3:7.1f} ms, behind {found['behind'] * 1e3:7.1f} ms, ratios "
+              f"{found['inside'] / found['own']:.2f} and {found['behind'] / found['own']:.2f}")  # fmt: skip
     return results
 
 
