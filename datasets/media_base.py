@@ -71,7 +71,7 @@ def exact_rate(fps: float | None) -> Fraction | None:
     if fps is None:
         return None
     lowest, highest = FRAME_RATES
-    if not isinstance(fps, Real) or not lowest <= fps <= highest:
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not lowest <= fps <= highest:
         raise InputError(f"fps={fps!r}: expected {lowest} to {highest} frames per second")
     return Fraction(float(fps)).limit_denominator(1_000_000)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,13 @@ class FrameResult:
         return resized[:, 0].sigmoid()
 
     def masks(self, threshold: float = 0.5) -> np.ndarray:
-        """(E, H, W) bool: where the probability is above `threshold`."""
+        """(E, H, W) bool: where the probability is above `threshold`.
+
+        Raises:
+            InputError: the threshold is no number from 0 to 1.
+        """
+        if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
+            raise InputError(f"threshold={threshold!r}: expected a number from 0 to 1")
         return (self.probabilities() > threshold).cpu().numpy()
 
 
@@ -337,7 +344,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for what is not its own
-        raise InputError(f"{path} is not a saved session: {error}") from error
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} is not a saved session ({reason or type(error).__name__})") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not state.keys() >= STATE_KEYS:
         raise InputError(f"{path} is not a saved session of format {STATE_FORMAT}")
     return state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -164,6 +164,9 @@ def test_masks_have_the_size_of_the_frame(micro_model: SAMWISE, height: int, wid
     assert masks.dtype == np.bool_
     np.testing.assert_array_equal(masks, (result.probabilities() > 0.5).numpy())
     assert not result.masks(threshold=1.0).any()
+    for wrong in (float("nan"), -0.1, 50, "0.5"):
+        with pytest.raises(InputError, match="expected a number from 0 to 1"):
+            result.masks(threshold=cast(float, wrong))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +216,10 @@ def test_wrong_settings(micro_model: SAMWISE, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no saved session"):
         VideoSession.restore(micro_model, tmp_path / "absent.pt")
     (tmp_path / "text.pt").write_text("not a session")
-    with pytest.raises(InputError, match="not a saved session"):
+    with pytest.raises(InputError, match="not a saved session") as caught:
         VideoSession.restore(micro_model, tmp_path / "text.pt")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < len(str(tmp_path)) + 200
     open_session(micro_model, SENTENCES).save(tmp_path / "state.pt")
     for other in (build_micro(hsa=False), build_micro(seed=5)):
         with pytest.raises(InputError, match="another model configuration or other weights"):

@@ -291,7 +291,10 @@ def test_what_cannot_be_used_is_refused_at_once(micro_model: SAMWISE, video: Any
 
 @pytest.mark.parametrize(
     "value",
-    [{"fps": -1}, {"fps": float("nan")}, {"fps": "5"}, {"threshold": 2}, {"threshold": 0}, {"threshold": "0.5"}],
+    [
+        *({"fps": fps} for fps in (-1, float("nan"), "5", True)),
+        *({"threshold": threshold} for threshold in (2, 0, "0.5")),
+    ],
 )
 def test_numbers_out_of_range(micro_model: SAMWISE, value: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"{next(iter(value))}=.*expected (a number|0.001 to 1000 frames)"):
