@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,18 @@ class TokenBatch:
         ids: (B, L) int64 token ids; `<s>` first, `</s>` last, then padding.
         words: (B, L) bool, False for padding.
         verbs: (B, L) bool, True for the tokens of verbs; None without motion prompts.
-        most_verbs: tokens of verbs of the sentence that has most; known here, so that no clip has to ask its device.
+        most_verbs: tokens of verbs of the sentence that has most, counted where it is not given. It goes along to
+            another device, so that nobody has to ask one.
     """
 
     ids: Tensor
     words: Tensor
     verbs: Tensor | None = None
-    most_verbs: int = field(init=False, default=0)
+    most_verbs: int = -1
 
     def __post_init__(self) -> None:
-        if self.verbs is not None:
-            object.__setattr__(self, "most_verbs", int(self.verbs.sum(1).max()))
+        if self.most_verbs < 0:
+            object.__setattr__(self, "most_verbs", 0 if self.verbs is None else int(self.verbs.sum(1).max()))
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same on another device."""

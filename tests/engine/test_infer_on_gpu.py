@@ -25,6 +25,7 @@ from models.sam2 import hiera, position_encoding
 from models.sam2.hiera import WindowAttention
 from models.samwise import SAMWISE
 from models.stream import GrowingStream, StaticStream, open_stream
+from models.tokenizer import TokenBatch
 from tests.conftest import SMALLEST, build_micro
 
 SENTENCES = ("the red disc", "a square that moves to the left")
@@ -232,6 +233,17 @@ def test_copies_that_are_waited_for_are_noticed(gpu: FakeTensorMode) -> None:
         torch.ones(3).to("cuda")
         torch.ones(3).to("cuda", non_blocking=True)
     assert len(crossings.found) == 3
+
+
+def test_verbs_are_counted_before_they_travel(gpu: FakeTensorMode) -> None:
+    words = torch.ones(2, 5, dtype=torch.bool)
+    verbs = torch.tensor([[False, True, False, False, False], [False, True, True, False, False]])
+    tokens = TokenBatch(words.long(), words, verbs)
+    with gpu:
+        moved = tokens.to("cuda")
+    assert moved.verbs is not None
+    assert moved.verbs.is_cuda
+    assert moved.most_verbs == tokens.most_verbs == 2
 
 
 def test_losses_are_computed_on_the_gpu(gpu: FakeTensorMode) -> None:
