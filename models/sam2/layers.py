@@ -121,7 +121,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     There, large ones are computed in parts, and again in the backward pass. Outside training, its fused kernel is no
     faster in bfloat16 than in float32; products in blocks are (`python tools/benchmark.py attention`).
 
-    In bfloat16 a GPU gets many windows in parts, see `attend_in_parts`.
+    A GPU gets many windows in parts, see `attend_in_parts`.
 
     Args:
         query: (B, heads, N, d).
@@ -135,7 +135,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     halves = keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query)
     if halves and min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE:  # last: an exported graph has no fixed sizes
         return attend_in_blocks(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, query.shape[:2])
-    in_parts = keep is None and query.dtype == torch.bfloat16 and query.device.type == "cuda"
+    in_parts = keep is None and query.device.type == "cuda"
+    in_parts = in_parts and (query.dtype == torch.bfloat16 or not torch.compiler.is_compiling())
     if in_parts and query.shape[0] > WINDOWS_AT_ONCE:  # last, as above
         return attend_in_parts(query, key, value, dropout)
     keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
@@ -151,10 +152,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
 
 
 def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """`attend` for more windows than kernels for bfloat16 on a GPU take: they refuse 65,536, some backward ones fewer.
+    """`attend` for more windows than kernels on a GPU take: they refuse 65,536, some backward ones fewer.
 
     The first block of stage 2 has 1024 windows for each frame of each sentence. See PyTorch's issue 146704 and pull
-    request 180718; in float32 PyTorch does the same by itself.
+    request 180718. In float32 PyTorch does the same by itself since its pull request 154029; compiled and exported
+    graphs leave it to do so, and serve any number of windows.
 
     Up to 16 sentences of 8 frames there are equally many parts: their number is written into a graph that is compiled,
     which then serves all of these numbers of sentences.

@@ -153,14 +153,18 @@ def test_no_weight_is_rounded_anew_for_every_frame(gpu: FakeTensorMode) -> None:
     assert rounded.operations < 0.75 * alone.operations
 
 
-@pytest.mark.parametrize(("halves", "most"), [(True, 1 << 14), (False, 1 << 17)])
+@pytest.mark.parametrize(
+    ("halves", "traced", "most"),
+    [(True, False, 1 << 14), (True, True, 1 << 14), (False, False, 1 << 14), (False, True, 1 << 17)],
+)
 def test_no_kernel_gets_more_windows_than_it_takes(
-    gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch, halves: bool, most: int
+    gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch, halves: bool, traced: bool, most: int
 ) -> None:
     """The first block of stage 2 at full size, for 16 sentences and 8 frames: 131,072 windows.
 
-    In float32 nothing depends on their number: an exported graph may run any.
+    In a graph in float32 nothing depends on their number: an exported one may run any.
     """
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: traced)
     attention = WindowAttention(16, 32, heads=4, window=4, pool=True)
     sizes: list[int] = []
     whole = torch.nn.functional.scaled_dot_product_attention
