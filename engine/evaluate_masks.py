@@ -31,7 +31,7 @@ from engine.scoring.pool import ScorePool
 from engine.scoring.refcoco import SentenceScore, score_refcoco
 from engine.scoring.tables import write_csv
 from util.errors import InputError
-from util.paths import atomic_write_json
+from util.paths import atomic_write_json, writable_folder
 
 SCORES_FILE = "scores.json"
 EXPRESSIONS_FILE = "expressions.csv"
@@ -54,11 +54,13 @@ def evaluate_expressions(
         See `engine.scoring.expressions.summarise`.
 
     Raises:
-        InputError: the split has no ground truth, or predictions are missing or malformed.
+        InputError: the split has no ground truth, predictions are missing or malformed, or `output_dir` cannot be
+            written to, which is tried before anything is scored.
     """
     tasks = expression_tasks(dataset)
     store = open_store(predictions, [video.name for video in dataset.videos])
     store.require(name for task in tasks for name in task.names())
+    writable_folder(output_dir)
     with ScorePool(num_workers) as pool:
         frames = [len(task.video.frames) for task in tasks]
         scores = pool.map(partial(score_expression, store=store), tasks, frames, "scoring", "frame")
@@ -109,8 +111,11 @@ def evaluate_davis(
         The content of scores.json: annotator -> DAVIS's seven measures; with several annotators also "average".
 
     Raises:
-        InputError: predictions are missing or malformed.
+        InputError: predictions are missing or malformed, or one of the folders cannot be written to, which is tried
+            before anything is scored.
     """
+    for folder in dict.fromkeys((output_dir, *csv_dirs.values())):
+        writable_folder(folder)
     results, scores = {}, {}
     with ScorePool(num_workers) as pool:
         frames = [len(sequence.scored_files) for sequence in sequences]
@@ -152,9 +157,11 @@ def evaluate_refcoco(
         output_dir: gets scores.json ({"NAME/SPLIT": measures}) and expressions.csv.
 
     Returns:
-        The measures; see `engine.scoring.refcoco.score_refcoco`, also for what is raised.
+        The measures; see `engine.scoring.refcoco.score_refcoco`, also for what is raised. An `output_dir` that cannot
+        be written to is an InputError before anything is scored.
     """
     found = _read_results(Path(results)) if isinstance(results, str | Path) else results
+    writable_folder(output_dir)
     summary, scores = score_refcoco(dataset, found)
     write_csv(
         output_dir / EXPRESSIONS_FILE,

@@ -16,8 +16,10 @@ from datasets.mevis import open_mevis
 from datasets.ref_ytvos import open_ref_ytvos
 from datasets.refcoco import open_refcoco
 from datasets.video_index import VideoDataset
+from engine import evaluate_masks
 from tests.benchmark_files import encode_rle, write_coco, write_davis, write_labels, write_mevis, write_ytvos
 from tools.evaluate import main
+from util.errors import InputError
 
 
 def write_true_masks(folder: Path, dataset: VideoDataset) -> None:
@@ -123,6 +125,30 @@ def test_refcoco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["mean_iou", "100.00", "66.8"] in table
     assert ["mAP", "100.00"] in table
     assert list(json.loads((tmp_path / "out" / "scores.json").read_text())) == ["refcocog/val"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_scoring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("score_expression", "score_sequence", "score_refcoco"):
+        monkeypatch.setattr(evaluate_masks, name, lambda *_, **__: pytest.fail("scores would be lost"))
+    write_mevis(tmp_path / "mevis")
+    write_true_masks(tmp_path / "Annotations", open_mevis(tmp_path / "mevis", "valid_u"))
+    write_davis(tmp_path / "davis")
+    listing = tmp_path / "davis" / "DAVIS" / "ImageSets" / "2017" / "val.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_text("walk\n")
+    for annotator in range(4):
+        write_labels(tmp_path / "masks" / f"anno_{annotator}" / "walk", 2)
+    write_coco(tmp_path / "coco")
+    (tmp_path / "results.json").write_text("[]")
+    (tmp_path / "file").write_text("")
+    mevis = ["mevis", str(tmp_path / "Annotations"), "--mevis_path", str(tmp_path / "mevis"), "--num_workers", "0"]
+    davis = ["davis", str(tmp_path / "masks"), "--davis_path", str(tmp_path / "davis"), "--num_workers", "0"]
+    refcoco = ["refcoco", str(tmp_path / "results.json"), "--coco_path", str(tmp_path / "coco")]
+    for command in (mevis, davis, [*refcoco, "--dataset_file", "refcocog"]):
+        with pytest.raises(InputError, match=r"file cannot be written to .*: choose another folder \(--output_dir\)"):
+            main([*command, "--output_dir", str(tmp_path / "file")])
 
 
 def test_a_users_error_is_one_line_and_exit_status_2(tmp_path: Path) -> None:
