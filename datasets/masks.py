@@ -23,6 +23,7 @@ UNREADABLE_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zl
 
 BITS_PER_CHARACTER = 5
 MAX_CHARACTERS_PER_RUN = 7  # 35 bits: more than any run of an image needs
+MAX_RUN = 1 << (BITS_PER_CHARACTER * MAX_CHARACTERS_PER_RUN)  # sums of such runs fit into 64 bits
 MAX_COORDINATE = 1e5
 
 
@@ -43,13 +44,16 @@ def rle_runs(rle: Any) -> tuple[NDArray[np.int64], tuple[int, int]]:
     if isinstance(counts, list):
         if not all(type(run) is int for run in counts):
             raise ValueError("'counts' holds something other than whole numbers")
-        runs = np.array(counts, dtype=np.int64)
+        try:
+            runs = np.array(counts, dtype=np.int64)
+        except OverflowError:
+            raise ValueError("'counts' holds a run that is longer than any image") from None
     elif isinstance(counts, str | bytes):
         runs = _runs_from_text(counts.encode() if isinstance(counts, str) else counts)
     else:
         raise ValueError("'counts' is neither text nor a list")
     height, width = size
-    if (runs < 0).any() or runs.sum() != height * width:
+    if ((runs < 0) | (runs >= MAX_RUN)).any() or runs.sum() != height * width:
         raise ValueError(f"the runs do not fill {height}x{width} pixels")
     return runs, (height, width)
 

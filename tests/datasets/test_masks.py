@@ -61,6 +61,8 @@ def test_random_text_is_refused_or_fills_its_size(text: bytes, height: int, widt
         {"size": [2, 2], "counts": [5]},
         {"size": [2, 2], "counts": [5, -1]},
         {"size": [2, 2], "counts": ["4"]},
+        {"size": [2, 2], "counts": [10**30]},  # more than 64 bits hold
+        {"size": [2, 2], "counts": [2**62, 2**62, 2**62, 2**62, 4]},  # whose sum is 4 in 64 bits
         {"size": [2, 2], "counts": ""},
         {"size": [2, 2], "counts": "é"},
         {"size": [2, 2], "counts": "oooooooooo0"},
