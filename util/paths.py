@@ -14,7 +14,7 @@ import tempfile
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -170,7 +170,8 @@ def kept_if_usable(path: str | Path, file: Path) -> Iterator[None]:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (same suffix); on success the file written there replaces `path`.
 
-    Parent folders are created. On an exception nothing is left, and an older `path` stays as it was.
+    Parent folders are created. On an exception nothing is left, and an older `path` stays as it was. What the operating
+    system says of the temporary file, it says of `path` here, which is the name that the user knows.
 
     Raises:
         InputError: `path` exists and is not a regular file.
@@ -185,8 +186,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("r+b") as handle:
             os.fsync(handle.fileno())
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # a read-only file system refuses also to remove what is not there
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)
         raise
 
 

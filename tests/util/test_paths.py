@@ -292,3 +292,14 @@ def test_weights_at_an_address_that_gave_something_else_at_first(
     with pytest.raises(InputError, match="holds no weights"):
         read_checkpoint(tmp_path / "own.pth")
     assert (tmp_path / "own.pth").is_file()
+
+
+def test_a_file_that_cannot_be_made_is_called_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(temporary: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(temporary))
+
+    for name in ("open", "unlink"):  # what a read-only file system says to either
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(OSError, match=r"Read-only") as caught, atomic_write(tmp_path / "report.html", "w"):
+        pytest.fail("there is nothing to write to")
+    assert caught.value.filename == str(tmp_path / "report.html")
