@@ -14,6 +14,7 @@ _ADVICE = {
     errno.EACCES: "permission denied: change the permissions or give another path",
     errno.EROFS: "the file system is read-only: give another path",
     errno.EISDIR: "expected a file, found a folder: give a file",
+    errno.EEXIST: "expected a folder or nothing, found a file: move the file or give another path",
     errno.ENOTDIR: "expected a folder, found a file on the way to it: move the file or give another path",
     errno.ENOENT: "no such file or folder: check the path",
 }

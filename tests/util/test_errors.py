@@ -20,6 +20,10 @@ from util.errors import InputError, run_script
         (OSError(errno.ENOSPC, "No space"), "the disk is full: make room and run again"),
         (OSError(errno.ENOSPC, "No space", "a/b.png"), "a/b.png: the disk is full: make room and run again"),
         (IsADirectoryError(errno.EISDIR, "x", "a"), "a: expected a file, found a folder: give a file"),
+        (
+            FileExistsError(errno.EEXIST, "File exists", "a"),
+            "a: expected a folder or nothing, found a file: move the file or give another path",
+        ),
         (OSError(errno.EIO, "Input/output error", "a"), "[Errno 5] Input/output error: 'a'"),
     ],
 )
