@@ -172,6 +172,7 @@ FLAGS = (
         "weights",
         None,
         "for what the checkpoint lacks: a SAM 2 file, or a model folder, whose text encoder is used as well",
+        filled_text,
         default_help="pretrain/<official file name>; pretrained/nano for nano",
     ),
     Flag(
@@ -179,6 +180,7 @@ FLAGS = (
         "weights",
         None,
         "folder or hub id of RoBERTa: its tokenizer, and its weights if the checkpoint lacks them",
+        filled_text,
         default_help="pretrain/roberta-base, or the model folder",
     ),
     Flag("untrained", "weights", False, "random weights from --seed, to try the program: the masks mean nothing"),
@@ -210,6 +212,7 @@ FLAGS = (
         "demo",
         None,
         "JSON file of true masks (docs/demo/shapes.json): print J and F, and draw a sheet of results beside the truth",
+        filled_text,
     ),
     Flag("live", "demo", False, "the input is a live stream: show delay and frames per second every second"),
     Flag("drop", "demo", False, "throw frames of a live source away rather than fall behind"),
@@ -222,7 +225,7 @@ FLAGS = (
         frame_rate,
         default_help="all frames of a video; 10",
     ),
-    Flag("mevis_path", "mevis", "data/MeViS_release", "folder that holds the splits"),
+    Flag("mevis_path", "mevis", "data/MeViS_release", "folder that holds the splits", filled_text),
     Flag(
         "mevis_version",
         "mevis",
@@ -231,8 +234,16 @@ FLAGS = (
         _number(int, lambda value: value in (1, 2), "1 or 2"),
         default_help="1 if it is there",
     ),
-    Flag("ytvos_path", "ytvos", "data/ref-youtube-vos", "folder that holds meta_expressions and the splits"),
-    Flag("davis_path", "davis", "data/ref-davis", "folder that tools/data/convert_davis_to_ytvos.py has made"),
+    Flag(
+        "ytvos_path", "ytvos", "data/ref-youtube-vos", "folder that holds meta_expressions and the splits", filled_text
+    ),
+    Flag(
+        "davis_path",
+        "davis",
+        "data/ref-davis",
+        "folder that tools/data/convert_davis_to_ytvos.py has made",
+        filled_text,
+    ),
     Flag("set", "davis", "val", "which sequences are scored: the name of a list in DAVIS/ImageSets/2017"),
     Flag("task", "davis", "unsupervised", "how they are scored", choices=lambda: ("unsupervised", "semi-supervised")),
     Flag(
@@ -240,11 +251,12 @@ FLAGS = (
         "davis",
         None,
         "folder of the palette PNGs",
+        filled_text,
         default_help="eval_davis/valid in the folder of the results",
     ),
     Flag("split", "split", "valid", "which part of the data set", choices=lambda: ("valid", "valid_u", "test")),
     Flag("allow_partial", "partial", False, "go on with another number of videos than the benchmark has"),
-    Flag("coco_path", "coco", "data/coco", "folder that tools/data/convert_refexp_to_coco.py has made"),
+    Flag("coco_path", "coco", "data/coco", "folder that tools/data/convert_refexp_to_coco.py has made", filled_text),
     Flag(
         "eval_sets",
         "coco",

@@ -18,6 +18,7 @@ from configs.cli import (
     parse_flags,
     prefer_shipped_version,
 )
+from configs.flags import Flag
 from configs.loading import load_model_config
 from util.errors import InputError
 
@@ -108,6 +109,15 @@ def test_mistakes_are_one_line(argv: list[str], message: str, capsys: pytest.Cap
     assert str(caught.value).endswith("; see inference_demo.py --help")
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [flag for flag in FLAGS if flag.name.endswith("_path") or flag.name in ("resume", "sam2_weights", "roberta")],
+)
+def test_a_variable_of_the_shell_that_is_not_set_is_no_path(flag: Flag) -> None:
+    with pytest.raises(InputError, match=f"--{flag.name}: expected some text, found nothing"):
+        parse_flags("x.py", "", (flag.group,), [f"--{flag.name}", ""])
 
 
 def test_missing_required_flags_are_named() -> None:
