@@ -111,7 +111,7 @@ class Flag:
     group: str
     default: Any
     help: str
-    convert: Callable[[str], Any] = str
+    convert: Callable[[str], Any] = filled_text
     several: bool = False
     choices: Callable[[], Sequence[str]] | None = None
     required: bool = False
@@ -164,7 +164,6 @@ FLAGS = (
         "weights",
         None,
         "SAMWISE checkpoint (file or URL) or model folder; in training, auto goes on with the last one",
-        filled_text,
         default_help="none; for nano pretrained/nano with its flags, in training only its frozen parts",
     ),
     Flag(
@@ -172,7 +171,6 @@ FLAGS = (
         "weights",
         None,
         "for what the checkpoint lacks: a SAM 2 file, or a model folder, whose text encoder is used as well",
-        filled_text,
         default_help="pretrain/<official file name>; pretrained/nano for nano",
     ),
     Flag(
@@ -180,7 +178,6 @@ FLAGS = (
         "weights",
         None,
         "folder or hub id of RoBERTa: its tokenizer, and its weights if the checkpoint lacks them",
-        filled_text,
         default_help="pretrain/roberta-base, or the model folder",
     ),
     Flag("untrained", "weights", False, "random weights from --seed, to try the program: the masks mean nothing"),
@@ -190,13 +187,12 @@ FLAGS = (
     Flag("eval_clip_window", "run", 8, "frames that are processed together", positive_int),
     Flag("precision", "run", "fp32", "arithmetic", choices=lambda: PRECISIONS),
     Flag("compile", "run", False, "torch.compile the network; the first clips or training steps take minutes"),
-    Flag("output_dir", "run", "output", "folder of the results", filled_text),
+    Flag("output_dir", "run", "output", "folder of the results"),
     Flag(
         "input_path",
         "demo",
         None,
         "image, video, folder of frames, URL, camera:N, rtsp address, or - for a stream on standard input",
-        filled_text,
         required=True,
     ),
     Flag(
@@ -204,6 +200,7 @@ FLAGS = (
         "demo",
         None,
         "one or more sentences, each in quotes",
+        str,  # which sentence is empty, is said later
         several=True,
         default_help="required, but with --truth its sentences",
     ),
@@ -212,7 +209,6 @@ FLAGS = (
         "demo",
         None,
         "JSON file of true masks (docs/demo/shapes.json): print J and F, and draw a sheet of results beside the truth",
-        filled_text,
     ),
     Flag("live", "demo", False, "the input is a live stream: show delay and frames per second every second"),
     Flag("drop", "demo", False, "throw frames of a live source away rather than fall behind"),
@@ -225,7 +221,7 @@ FLAGS = (
         frame_rate,
         default_help="all frames of a video; 10",
     ),
-    Flag("mevis_path", "mevis", "data/MeViS_release", "folder that holds the splits", filled_text),
+    Flag("mevis_path", "mevis", "data/MeViS_release", "folder that holds the splits"),
     Flag(
         "mevis_version",
         "mevis",
@@ -234,16 +230,8 @@ FLAGS = (
         _number(int, lambda value: value in (1, 2), "1 or 2"),
         default_help="1 if it is there",
     ),
-    Flag(
-        "ytvos_path", "ytvos", "data/ref-youtube-vos", "folder that holds meta_expressions and the splits", filled_text
-    ),
-    Flag(
-        "davis_path",
-        "davis",
-        "data/ref-davis",
-        "folder that tools/data/convert_davis_to_ytvos.py has made",
-        filled_text,
-    ),
+    Flag("ytvos_path", "ytvos", "data/ref-youtube-vos", "folder that holds meta_expressions and the splits"),
+    Flag("davis_path", "davis", "data/ref-davis", "folder that tools/data/convert_davis_to_ytvos.py has made"),
     Flag("set", "davis", "val", "which sequences are scored: the name of a list in DAVIS/ImageSets/2017"),
     Flag("task", "davis", "unsupervised", "how they are scored", choices=lambda: ("unsupervised", "semi-supervised")),
     Flag(
@@ -251,12 +239,11 @@ FLAGS = (
         "davis",
         None,
         "folder of the palette PNGs",
-        filled_text,
         default_help="eval_davis/valid in the folder of the results",
     ),
     Flag("split", "split", "valid", "which part of the data set", choices=lambda: ("valid", "valid_u", "test")),
     Flag("allow_partial", "partial", False, "go on with another number of videos than the benchmark has"),
-    Flag("coco_path", "coco", "data/coco", "folder that tools/data/convert_refexp_to_coco.py has made", filled_text),
+    Flag("coco_path", "coco", "data/coco", "folder that tools/data/convert_refexp_to_coco.py has made"),
     Flag(
         "eval_sets",
         "coco",

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from datasets.media_base import Frame, Media
-from util.errors import InputError
+from util.errors import InputError, one_line
 from util.naming import natural_key
 
 logger = logging.getLogger(__name__)
@@ -57,8 +57,7 @@ def read_image(path: Path) -> Frame:
     except FileNotFoundError:
         raise InputError(f"{path}: expected an image, found no file") from None
     except Exception as error:  # Pillow's decoders raise exceptions of many classes on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: the image cannot be decoded ({reason}); is the file complete?") from error
+        raise InputError(f"{path}: the image cannot be decoded ({one_line(error)}); is the file complete?") from error
 
 
 def rgb_of(image: Image.Image) -> Frame:
@@ -150,5 +149,5 @@ def upright_size(path: Path) -> tuple[int, int]:
     except FileNotFoundError:
         raise InputError(f"{path}: expected an image, found no file") from None
     except Exception as error:  # as in read_image
-        raise InputError(f"{path}: the image cannot be read ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: the image cannot be read ({one_line(error)})") from error
     return (width, height) if turned else (height, width)

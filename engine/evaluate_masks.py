@@ -114,7 +114,7 @@ def evaluate_davis(
         InputError: predictions are missing or malformed, or one of the folders cannot be written to, which is tried
             before anything is scored.
     """
-    for folder in dict.fromkeys((output_dir, *csv_dirs.values())):
+    for folder in (output_dir, *csv_dirs.values()):
         writable_folder(folder)
     results, scores = {}, {}
     with ScorePool(num_workers) as pool:

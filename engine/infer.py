@@ -30,7 +30,7 @@ from models.sam2.sam2 import SAM2
 from models.samwise import SAMWISE
 from models.static_step import FrameMasks
 from models.stream import is_compiled, network_for, open_stream
-from util.errors import InputError
+from util.errors import InputError, one_line
 from util.memory import keep_freed_memory
 from util.paths import atomic_write, is_text
 from util.torch_files import save_torch
@@ -344,8 +344,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for what is not its own
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path} is not a saved session ({reason or type(error).__name__})") from error
+        raise InputError(f"{path} is not a saved session ({one_line(error)})") from error
     if not isinstance(state, dict) or state.get("format") != STATE_FORMAT or not state.keys() >= STATE_KEYS:
         raise InputError(f"{path} is not a saved session of format {STATE_FORMAT}")
     return state

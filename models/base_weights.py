@@ -13,7 +13,7 @@ from torch import Tensor
 from configs.schema import Sam2Config
 from models.checkpoint_formats import Checkpoint, read_checkpoint
 from models.checkpoint_keys import FAIRSEQ_ENCODER, FAIRSEQ_HEAD, TEXT, to_fairseq
-from util.errors import InputError
+from util.errors import InputError, one_line
 from util.paths import is_url, local_path
 
 logger = logging.getLogger(__name__)
@@ -104,10 +104,9 @@ def _from_hub(repository: str) -> Path:
         except EntryNotFoundError:
             return Path(hf_hub_download(repository, "pytorch_model.bin"))
     except Exception as error:  # offline, refused, no such model, no such file: each its own class
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"--roberta {repository} is no folder, and the hub model of that name cannot be read ({reason}); run "
-            "`python tools/download_weights.py roberta-base` and give its folder"
+            f"--roberta {repository} is no folder, and the hub model of that name cannot be read ({one_line(error)}); "
+            "run `python tools/download_weights.py roberta-base` and give its folder"
         ) from error
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from configs.schema import HieraConfig, ModelConfig, Sam2Config, TextConfig
 from models.checkpoint_keys import is_trainable
-from util.errors import InputError
+from util.errors import InputError, one_line
 from util.paths import atomic_write, kept_if_usable, local_path
 from util.seal import read_seal, verify
 
@@ -89,7 +89,7 @@ def _read_safetensors(file: Path) -> Checkpoint:
             metadata = handle.metadata() or {}
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # SafetensorError is no public name in every version
-        raise InputError(f"{file} is damaged or truncated ({_one_line(error)}); copy or download it again") from error
+        raise InputError(f"{file} is damaged or truncated ({one_line(error)}); copy or download it again") from error
     if metadata.get("format") != COMPACT_FORMAT:
         return Checkpoint(file, _kind_of(state, file), state)
     if metadata.get("format_version") != COMPACT_VERSION:
@@ -111,7 +111,7 @@ def _read_torch(file: Path, head: bytes) -> Checkpoint:
     except Exception as error:  # a damaged pickle raises anything
         if match := re.search(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to load) (\S+)", str(error)):
             raise InputError(f"{file} holds Python objects ({match[1]}), which are not loaded for safety") from error
-        raise InputError(f"{file} is damaged or truncated ({_one_line(error)}); copy or download it again") from error
+        raise InputError(f"{file} is damaged or truncated ({one_line(error)}); copy or download it again") from error
     arguments = None
     state = content
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
@@ -151,10 +151,6 @@ def _describe(head: bytes) -> str:
     return "it is a text file" if printable else "its format is unknown"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
-
-
 def save_compact(path: str | Path, model: nn.Module) -> None:
     """Write the trainable tensors and the BatchNorm buffers of a SAMWISE network, with its configuration (safetensors).
 
@@ -186,7 +182,7 @@ def _parse_config(text: str, file: Path) -> ModelConfig:
         text_encoder = TextConfig(**data.pop("text"))
         return ModelConfig(sam2=Sam2Config(hiera=hiera, **sam2), text=text_encoder, **data)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{file}: its stored configuration cannot be read ({_one_line(error)})") from error
+        raise InputError(f"{file}: its stored configuration cannot be read ({one_line(error)})") from error
 
 
 def arguments_of(config: ModelConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.model_folder import ModelFolder, find_folder, read_folder, write_folder
 from models.tokenizer import Tokenizer, load_tokenizer
-from util.errors import InputError
+from util.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from models.samwise import SAMWISE
@@ -96,8 +96,7 @@ def open_folder(folder: ModelFolder) -> SAMWISE:
         with torch.device("meta"):
             model = build_model(config)
     except (RuntimeError, ValueError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{folder.path}: no network has the sizes in its config.json ({reason})") from error
+        raise InputError(f"{folder.path}: no network has the sizes in its config.json ({one_line(error)})") from error
     if len(types) == 1:
         model.to(types.pop())
     _compare(folder, model.state_dict(), state)

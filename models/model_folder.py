@@ -27,7 +27,7 @@ from models.base_weights import is_hub_id
 from models.checkpoint_formats import Checkpoint, read_checkpoint
 from models.model_card import model_card
 from models.tokenizer import TOKENIZER_FILE, tokenizer_text
-from util.errors import InputError
+from util.errors import InputError, one_line
 from util.paths import atomic_write, is_url, sha256_of
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ def find_folder(source: str | Path, **download: Any) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=names, **download))
     except Exception as error:  # offline, refused, no such model: each its own class
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"{source} is no folder, and the hub model of that name cannot be read ({reason}); give a folder"
+            f"{source} is no folder, and the hub model of that name cannot be read ({one_line(error)}); give a folder"
         ) from error
 
 

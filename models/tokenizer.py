@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from models.base_weights import is_hub_id
 from models.motion_prompts import find_verbs
-from util.errors import InputError
+from util.errors import InputError, one_line
 
 START, PADDING, END = 0, 1, 2
 FAIRSEQ_FILES = ("encoder.json", "vocab.bpe", "dict.txt")
@@ -131,7 +131,7 @@ def load_tokenizer(source: str) -> Any:
         elif is_hub_id(source):
             tokenizer = RobertaTokenizerFast.from_pretrained(source)
     except Exception as error:  # transformers and tokenizers raise many kinds, some of them Rust's
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error)
     # A tokenizer without its files can come back empty instead of not at all.
     if tokenizer is None or tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>"]) != [START, PADDING, END]:
         raise InputError(

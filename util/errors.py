@@ -24,6 +24,11 @@ class InputError(ValueError):
     """Something the user gave cannot be used. The message says what was expected, what was found and what to do."""
 
 
+def one_line(error: BaseException) -> str:
+    """What an error of a library says, in a line of at most 160 characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def describe(error: InputError | OSError) -> str:
     """The message of an error; what the operating system reports with its file, and with what can be done."""
     advice = _ADVICE.get(error.errno or 0) if isinstance(error, OSError) else None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoint_formats import safe_namespace
+from util.errors import one_line
 from util.paths import atomic_write
 from util.seal import DIGEST_BYTES, SEAL_BYTES, SEAL_FORMAT, DamagedFileError, verify
 from util.torch_files import save_torch
@@ -109,8 +110,7 @@ def load_content(path: Path) -> dict[str, Any]:
         with safe_namespace():
             content = torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
-        reason = " ".join(str(error).split())[:120]
-        raise DamagedFileError(f"it cannot be loaded ({reason or type(error).__name__})") from error
+        raise DamagedFileError(f"it cannot be loaded ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise DamagedFileError("it holds no checkpoint")
     return content

@@ -135,9 +135,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     halves = keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query)
     if halves and min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE:  # last: an exported graph has no fixed sizes
         return attend_in_blocks(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, query.shape[:2])
-    in_parts = keep is None and query.device.type == "cuda"
-    in_parts = in_parts and (query.dtype == torch.bfloat16 or not torch.compiler.is_compiling())
-    if in_parts and query.shape[0] > WINDOWS_AT_ONCE:  # last, as above
+    as_one = keep is not None or (query.dtype == torch.float32 and torch.compiler.is_compiling())
+    if query.device.type == "cuda" and not as_one and query.shape[0] > WINDOWS_AT_ONCE:  # last, as above
         return attend_in_parts(query, key, value, dropout)
     keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
     weights_per_row = query.shape[:-2].numel() * key.shape[-2] if keeps_weights else 0

@@ -73,15 +73,19 @@ def test_ytvos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ["J&F", "100.00", "69.2"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-def test_ref_davis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_davis(tmp_path / "data")
-    listing = tmp_path / "data" / "DAVIS" / "ImageSets" / "2017" / "val.txt"
+def davis_to_score(root: Path) -> list[str]:
+    """The arguments to score the true masks of one sequence of Ref-DAVIS, which are written below `root`."""
+    write_davis(root / "data")
+    listing = root / "data" / "DAVIS" / "ImageSets" / "2017" / "val.txt"
     listing.parent.mkdir(parents=True)
     listing.write_text("walk\n")
     for annotator in range(4):
-        write_labels(tmp_path / "masks" / f"anno_{annotator}" / "walk", 2)
-    options = ["--davis_path", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), "--num_workers", "0"]
-    main(["davis", str(tmp_path / "masks"), *options])
+        write_labels(root / "masks" / f"anno_{annotator}" / "walk", 2)
+    return ["davis", str(root / "masks"), "--davis_path", str(root / "data"), "--num_workers", "0"]
+
+
+def test_ref_davis(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*davis_to_score(tmp_path), "--output_dir", str(tmp_path / "out")])
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert table[0] == ["davis", "val", "(%)", "anno_0", "anno_1", "anno_2", "anno_3", "average", "published"]
     assert ["J&F-Mean", *["100.00"] * 5, "70.6"] in table
@@ -134,19 +138,12 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_scoring(
         monkeypatch.setattr(evaluate_masks, name, lambda *_, **__: pytest.fail("scores would be lost"))
     write_mevis(tmp_path / "mevis")
     write_true_masks(tmp_path / "Annotations", open_mevis(tmp_path / "mevis", "valid_u"))
-    write_davis(tmp_path / "davis")
-    listing = tmp_path / "davis" / "DAVIS" / "ImageSets" / "2017" / "val.txt"
-    listing.parent.mkdir(parents=True)
-    listing.write_text("walk\n")
-    for annotator in range(4):
-        write_labels(tmp_path / "masks" / f"anno_{annotator}" / "walk", 2)
     write_coco(tmp_path / "coco")
     (tmp_path / "results.json").write_text("[]")
     (tmp_path / "file").write_text("")
     mevis = ["mevis", str(tmp_path / "Annotations"), "--mevis_path", str(tmp_path / "mevis"), "--num_workers", "0"]
-    davis = ["davis", str(tmp_path / "masks"), "--davis_path", str(tmp_path / "davis"), "--num_workers", "0"]
     refcoco = ["refcoco", str(tmp_path / "results.json"), "--coco_path", str(tmp_path / "coco")]
-    for command in (mevis, davis, [*refcoco, "--dataset_file", "refcocog"]):
+    for command in (mevis, davis_to_score(tmp_path), [*refcoco, "--dataset_file", "refcocog"]):
         with pytest.raises(InputError, match=r"file cannot be written to .*: choose another folder \(--output_dir\)"):
             main([*command, "--output_dir", str(tmp_path / "file")])
 

@@ -66,8 +66,8 @@ def fused_linear(x: Tensor, weight: Tensor, bias: Tensor, inside: bool) -> Tenso
 def benchmark_linear(options: argparse.Namespace) -> dict[str, Any]:
     """Linear layer with GELU at the sizes of Hiera base, and back."""
     results = {}
-    print(f"the network has GELU {'inside' if fuses_gelu() else 'behind'}, and multiplies many channels "
-          f"{'as PyTorch does' if prefers_mkl() else 'with oneDNN, too'}")  # fmt: skip
+    gelu, library = "inside" if fuses_gelu() else "behind", "MKL" if prefers_mkl() else "oneDNN"
+    print(f"the network has GELU {gelu}; products with many channels run in {library}")
     widths = ((65536, 112), (16384, 224), (4096, 448), (1024, 896))
     sizes = [(rows, *pair) for rows, width in widths for pair in ((width, 4 * width), (4 * width, width))]
     for rows, inputs, outputs in sizes:
