@@ -104,7 +104,7 @@ def read_sums(folder: Path) -> dict[str, str]:
         return {}
     try:
         sums = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it to record the files anew") from error
     if not isinstance(sums, dict):
         raise InputError(f"{path} is damaged: expected a JSON object; delete it to record the files anew")

@@ -84,7 +84,7 @@ def read_run(folder: Path, name: str) -> Run:
     for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
         try:
             _add_line(run, json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{path}, line {number}, is damaged ({error!r}): remove the line, or resume the training, which does"
             ) from error

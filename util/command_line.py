@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 from util.errors import InputError
@@ -11,13 +12,21 @@ from util.errors import InputError
 class Parser(argparse.ArgumentParser):
     """Every mistake is one line that names the flag and what was expected; flags are not abbreviated.
 
-    `--help` keeps the lines of the description, so it may show examples. Sub-commands get such a parser, too.
+    `--help` keeps the lines of the description, so it may show examples. An empty path, which a variable of the shell
+    that is not set leaves, is refused and not read as the current folder. Sub-commands get such a parser, too.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **{"allow_abbrev": False, **options})
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage."""
         raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, found nothing")
+    return Path(text)

@@ -11,6 +11,7 @@ from io import TextIOWrapper
 _ADVICE = {
     errno.ENOSPC: "the disk is full: make room and run again",
     errno.EDQUOT: "the disk quota is used up: make room and run again",
+    errno.EFBIG: "larger than a file may be here: raise the limit (ulimit -f) or give a path on another disk",
     errno.EACCES: "permission denied: change the permissions or give another path",
     errno.EROFS: "the file system is read-only: give another path",
     errno.EISDIR: "expected a file, found a folder: give a file",

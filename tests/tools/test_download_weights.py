@@ -186,9 +186,10 @@ def test_refusals_are_user_errors(server: Server, tmp_path: Path) -> None:
     server.server_close()
     with pytest.raises(InputError, match="run the command again"):
         fetch(server.url, tmp_path, "file.pt")
-    (tmp_path / SUMS).write_text("{")
-    with pytest.raises(InputError, match="is damaged"):
-        check(tmp_path, ["file.pt"])
+    for damaged in ("{", "[" * 100_000):
+        (tmp_path / SUMS).write_text(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            check(tmp_path, ["file.pt"])
 
 
 def test_names_and_addresses(tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "an empty log": (lambda folder: (folder / "log.jsonl").write_text(""), "a.png", "has no iteration yet"),
     "a damaged line": (append("{"), "a.png", "log.jsonl, line 8, is damaged"),
     "zeros": (append("\0\0"), "a.png", "line 8, is damaged"),
+    "an endless number": (append('{"iteration": 1e400}'), "a.png", "line 8, is damaged"),
+    "deep brackets": (append("[" * 100_000), "a.png", "line 8, is damaged"),
     "no object": (append("[1]"), "a.png", "line 8, is damaged"),
     "a missing quantity": (append('{"iteration": 9, "losses": {}}'), "a.png", "KeyError('learning_rate')"),
     "a text for a number": (append('{"iteration": 9, "evaluation": {"J": "x"}}'), "a.png", "line 8, is damaged"),

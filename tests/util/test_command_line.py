@@ -18,6 +18,7 @@ def commands() -> Parser:
     parser.add_argument("--output")
     add = parser.add_subparsers(dest="command", required=True).add_parser("add")
     add.add_argument("number", type=int)
+    add.add_argument("--into", type=Path, default=Path("here"))
     return parser
 
 
@@ -30,6 +31,8 @@ def commands() -> Parser:
         (["remove"], r"invalid choice: 'remove' .*see tool.py --help"),
         (["--out", "x", "add", "1"], "invalid choice: 'x'|unrecognized arguments: --out"),
         (["--output"], "argument --output: expected one argument"),
+        (["add", "1", "--into", ""], "argument --into: expected a path, found nothing; see tool.py add --help"),
+        (["add", "1", "--into", " "], "argument --into: expected a path, found nothing; see tool.py add --help"),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +40,11 @@ def test_mistakes_are_one_line(argv: list[str], expected: str, capsys: pytest.Ca
         commands().parse_args(argv)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_paths_are_read_as_paths() -> None:
+    assert commands().parse_args(["add", "1"]).into == Path("here")
+    assert commands().parse_args(["add", "1", "--into", "there"]).into == Path("there")
 
 
 def test_help_keeps_the_lines_of_the_description(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,10 @@ from util.errors import InputError, run_script
         (OSError("camera gone"), "camera gone"),
         (FileNotFoundError("no saved session at x"), "no saved session at x"),
         (OSError(errno.ENOSPC, "No space"), "the disk is full: make room and run again"),
+        (
+            OSError(errno.EFBIG, "File too large", "a.png"),
+            "a.png: larger than a file may be here: raise the limit (ulimit -f) or give a path on another disk",
+        ),
         (OSError(errno.ENOSPC, "No space", "a/b.png"), "a/b.png: the disk is full: make room and run again"),
         (IsADirectoryError(errno.EISDIR, "x", "a"), "a: expected a file, found a folder: give a file"),
         (

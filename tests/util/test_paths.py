@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 
 from models.checkpoint import read_checkpoint
 from util.errors import InputError, describe
-from util.paths import atomic_path, atomic_write, atomic_write_json, hide_secrets, local_path, path_manager, sha256_of
+from util.paths import (
+    atomic_path,
+    atomic_write,
+    atomic_write_json,
+    hide_secrets,
+    local_path,
+    path_manager,
+    read_json_object,
+    sha256_of,
+)
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -303,3 +312,10 @@ def test_a_file_that_cannot_be_made_is_called_by_its_own_name(tmp_path: Path, mo
     with pytest.raises(OSError, match=r"Read-only") as caught, atomic_write(tmp_path / "report.html", "w"):
         pytest.fail("there is nothing to write to")
     assert caught.value.filename == str(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, "\x00"])
+def test_what_is_no_json_object_is_read_as_an_empty_one(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    assert read_json_object(tmp_path / "a.json") == {}
+    assert read_json_object(tmp_path / "absent.json") is None
