@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.loading import network_versions
 from configs.schema import FRAME_RATES, PRECISIONS, PROTOCOLS, SWITCH_MODES
+from util.command_line import filled_text
 
 VIDEO_SETS = ("ytvos", "mevis", "davis")
 IMAGE_SETS = ("refcoco", "refcoco+", "refcocog", "all")
@@ -66,13 +67,6 @@ frame_rate = _number(
     "{} to {} frames per second".format(*FRAME_RATES),
 )
 probability = _number(float, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
-
-
-def filled_text(text: str) -> str:
-    """Any text but an empty one, which a variable of the shell that is not set leaves."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected some text, found nothing")
-    return text
 
 
 def folder_name(text: str) -> str:

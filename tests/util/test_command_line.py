@@ -31,8 +31,8 @@ def commands() -> Parser:
         (["remove"], r"invalid choice: 'remove' .*see tool.py --help"),
         (["--out", "x", "add", "1"], "invalid choice: 'x'|unrecognized arguments: --out"),
         (["--output"], "argument --output: expected one argument"),
-        (["add", "1", "--into", ""], "argument --into: expected a path, found nothing; see tool.py add --help"),
-        (["add", "1", "--into", " "], "argument --into: expected a path, found nothing; see tool.py add --help"),
+        (["add", "1", "--into", ""], "argument --into: expected some text, found nothing; see tool.py add --help"),
+        (["add", "1", "--into", " "], "argument --into: expected some text, found nothing; see tool.py add --help"),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
