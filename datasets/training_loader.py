@@ -136,9 +136,11 @@ def make_loader(
     Args:
         clip_set: takes (epoch, index).
         sampler: call its `set_epoch` before each iteration.
-        num_workers: loading processes; 0 loads in this one, with the same result.
+        num_workers: loading processes, of which there are no more than cores; 0 loads in this one. The result is the
+            same for any number.
         pin_memory: put batches into page-locked memory (for a GPU).
     """
+    num_workers = min(num_workers, _cores())  # PyTorch warns of more, which only get into each other's way
     ending = multiprocessing.RawValue("b", 0)  # without a lock, which a process that is killed could hold for ever
     loader = DataLoader(
         _ErrorsAsItems(clip_set),
@@ -152,6 +154,13 @@ def make_loader(
         persistent_workers=num_workers > 0,
     )
     return ClipLoader(loader, sampler, ending)
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _ErrorsAsItems(Dataset[TrainingClip | InputError]):

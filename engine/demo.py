@@ -91,7 +91,7 @@ def segment_media(
             sigterm_as_interrupt(),
             contextlib.closing(decoded),
             float32_arithmetic(precision),
-            tqdm(total=media.length, unit="frame", bar_format=_BAR, disable=not progress) as bar,
+            tqdm(total=media.length, unit="frame", bar_format=_BAR, disable=not progress, miniters=1) as bar,
         ):
             results = stream(model, prompts, source, window=window, precision=precision)
             for result in clocks.model.over(results):

@@ -227,6 +227,7 @@ class _Run:
                 total=total,
                 initial=total - todo,
                 unit="sentence",
+                miniters=1,  # they come image by image
                 disable=not self.processes.is_main,
             ) as bar,
         ):

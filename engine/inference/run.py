@@ -249,7 +249,8 @@ class _Run:
         segmenter = Segmenter(self.model, self.benchmark, self.options, self.batch, writer, record)
         hidden = not self.processes.is_main
         try:
-            with tqdm(total=total, initial=total - todo, unit="mask", bar_format=_BAR, disable=hidden) as bar:
+            shown = {"bar_format": _BAR, "disable": hidden, "miniters": 1}  # masks come clip by clip, many at once
+            with tqdm(total=total, initial=total - todo, unit="mask", **shown) as bar:
                 segmenter.run(groups, bar)
         finally:
             writer.close()

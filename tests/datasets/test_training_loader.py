@@ -153,6 +153,14 @@ def test_batches_that_are_done_are_not_loaded_again() -> None:
     assert counting.asked == [key for batch in expected for key in batch]
 
 
+@pytest.mark.filterwarnings("error:This DataLoader will create")
+def test_more_processes_than_cores_are_not_started() -> None:
+    loader = make_loader(Counting(), BatchSampler(12, 2, seed=0), 64)
+    assert len(list(loader)) == 6
+    assert 1 <= len(multiprocessing.active_children()) <= (os.cpu_count() or 1)
+    loader.close()
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_users_error_stays_one_line(num_workers: int) -> None:
     sampler = BatchSampler(12, 3, seed=0)

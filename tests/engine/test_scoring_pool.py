@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +51,29 @@ def test_a_killed_worker_is_an_error_of_one_line() -> None:
             pool.map(die, [3], [1], "test", "task")
         with pytest.raises(InputError, match=r"fewer \(--num_workers"):
             pool.submit(halve_slowly, 1)
+
+
+def test_processes_do_not_load_the_script(tmp_path: Path) -> None:
+    """It imports PyTorch, which they do without."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import math, sys\n"
+        "from engine.scoring.pool import ScorePool\n"
+        "print('loaded', flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    with ScorePool(2) as pool:\n"
+        "        print(pool.map(math.sqrt, [4, 9], [1, 1], 'roots', 'root'))\n"
+        "    print(__file__, sys.modules['__main__'].__spec__)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for command in ([str(script)], ["-m", "script"]):
+        found = subprocess.run(
+            [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        loaded, roots, place = found.stdout.splitlines()
+        assert (loaded, roots) == ("loaded", "[2.0, 3.0]")
+        assert place.startswith(str(script))
+        assert place.endswith("None") == (command[0] != "-m")  # what it says is back in its place
 
 
 def test_a_negative_number_of_workers_is_refused() -> None:

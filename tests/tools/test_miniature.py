@@ -16,7 +16,7 @@ from tools import miniature
 from tools.data import make_refshapes
 from tools.study import splits, summary, tables
 from tools.study.ablations import CME_OFF, FULL, inference_name
-from tools.study.baselines import CHOSEN, DISJOINT, EVERYTHING, GRID, LARGEST, OTHER, own_entries, score_baselines
+from tools.study.baselines import own_entries, score_baselines
 from tools.study.runner import ROOT, marker_path
 from tools.study.scores import (
     ALL,
@@ -34,6 +34,7 @@ from tools.study.scores import (
     read_scores,
 )
 from tools.study.tables import Table
+from tools.study.video_baselines import CHOSEN, DISJOINT, EVERYTHING, GRID, LARGEST, OTHER
 from util.errors import InputError
 from util.metrics import video_scores
 from util.paths import atomic_write_json

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tools.study.ablations import CLIP_WINDOWS, CME_OFF, CME_WINDOWS, FULL, TRAINED, Variant, inference_name
-from tools.study.baselines import CHOSEN, DISJOINT, EVERYTHING, GRID, LARGEST, OTHER, Entry, own_entries
+from tools.study.baselines import own_entries
 from tools.study.scores import ALL, CLAUSE, KIND, KINDS, LATE, WITH, WITHOUT, Groups, Mean, label, mean_of
+from tools.study.video_baselines import CHOSEN, DISJOINT, EVERYTHING, GRID, LARGEST, OTHER, Entry
 
 Inferences = Mapping[str, Groups]
 
