@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datasets.ref_davis import ANNOTATORS
 from datasets.video_index import Video, VideoDataset
@@ -28,6 +27,9 @@ from engine.scoring.mask_store import MaskStore
 from engine.scoring.pool import ScorePool
 from engine.submission import make_submission
 from util.errors import InputError
+
+if TYPE_CHECKING:  # processes that draw pictures do without PyTorch
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # processes that draw pictures do without PyTorch
+    from torch import Tensor
 
 BACKGROUND = 0.1  # what an object's probability must exceed; below the threshold it counts as 0 in any case
 
@@ -27,9 +29,10 @@ def draw_labels(probabilities: Tensor, threshold: float) -> Tensor:
     Returns:
         (H, W) uint8, 0 for the background and 1 to k for the objects; of equal ones the first counts.
     """
-    kept = torch.where(probabilities < threshold, 0.0, probabilities)
-    background = torch.full_like(kept[:1], BACKGROUND)
-    return torch.cat([background, kept]).argmax(dim=0).byte()
+    k, height, width = probabilities.shape
+    rivals = probabilities.new_full((k + 1, height, width), BACKGROUND)
+    rivals[1:] = probabilities.masked_fill(probabilities < threshold, 0.0)
+    return rivals.argmax(dim=0).byte()
 
 
 def encode_labels(labels: NDArray[np.uint8]) -> bytes:

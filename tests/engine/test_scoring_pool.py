@@ -76,6 +76,15 @@ def test_processes_do_not_load_the_script(tmp_path: Path) -> None:
         assert place.endswith("None") == (command[0] != "-m")  # what it says is back in its place
 
 
+def test_what_scores_and_draws_does_without_pytorch() -> None:
+    modules = "engine.scoring.expressions", "engine.scoring.davis", "engine.inference.pictures"
+    code = f"import sys, {', '.join(modules)}; print(sorted(set(sys.modules) & {{'torch', 'transformers', 'numpy'}}))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "['numpy']\n"
+
+
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(InputError, match="--num_workers"):
         ScorePool(-1)
