@@ -43,7 +43,7 @@ from models.checkpoint_keys import (
 )
 from models.model_folder import CONFIG_FILE, FORMAT, is_folder, read_folder, require_shipped
 from models.samwise import SAMWISE
-from util.command_line import Parser
+from util.command_line import Parser, filled_text
 from util.errors import InputError, run_script
 from util.paths import atomic_write, is_url, read_json_object
 from util.torch_files import save_torch
@@ -54,19 +54,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description="inspect and convert weight files")
     commands = parser.add_subparsers(dest="command", required=True)
     inspect_parser = commands.add_parser("inspect", help="show what a weight file of any kind holds")
-    inspect_parser.add_argument("file", help="a weight file, its URL, or a folder: with a model or RoBERTa")
+    inspect_parser.add_argument(
+        "file", type=filled_text, help="a weight file, its URL, or a folder: with a model or RoBERTa"
+    )
     inspect_parser.add_argument("--keys", action="store_true", help="list every tensor")
     compact_parser = commands.add_parser("to-compact", help="keep what training changes, about 20 MB")
-    compact_parser.add_argument("published", help="a checkpoint that holds everything")
+    compact_parser.add_argument("published", type=filled_text, help="a checkpoint that holds everything")
     compact_parser.add_argument("out", type=Path, help="the .safetensors file to write")
     published_parser = commands.add_parser("to-published", help="a checkpoint in the original's format")
-    published_parser.add_argument("compact", help="a compact checkpoint")
+    published_parser.add_argument("compact", type=filled_text, help="a compact checkpoint")
     published_parser.add_argument("out", type=Path, help="the .pth file to write")
-    published_parser.add_argument("--base", help="published checkpoint that gives the frozen tensors")
+    published_parser.add_argument("--base", type=filled_text, help="published checkpoint that gives the frozen tensors")
     sam2_help = "without --base: official SAM 2 file, or model folder (default: pretrain/...; nano: pretrained/nano)"
     published_parser.add_argument("--sam2_weights", help=sam2_help)
     roberta_help = "without --base: RoBERTa folder (default: pretrain/roberta-base, or the model folder)"
-    published_parser.add_argument("--roberta", help=roberta_help)
+    published_parser.add_argument("--roberta", type=filled_text, help=roberta_help)
     args = parser.parse_args(argv)
     if args.command == "inspect":
         print("\n".join(inspect(args.file, args.keys)))

@@ -40,7 +40,7 @@ from models.tokenizer import PADDING, TOKENIZER_FILE, tokenizer_text
 from tools.checkpoint import infer_config
 from tools.exporting import run as runner
 from tools.exporting.programs import Limits, export_programs
-from util.command_line import Parser
+from util.command_line import Parser, filled_text
 from util.errors import InputError, run_script
 from util.paths import atomic_path, atomic_write, atomic_write_json, is_url, writable_folder
 
@@ -53,7 +53,7 @@ MOST_DIFFERENCE = 2e-3  # of a logit, relative to the largest
 def main(argv: Sequence[str] | None = None) -> None:
     """Export, then check."""
     parser = Parser(description="export a network as programs that run without this code base")
-    parser.add_argument("model", help="model folder, id on the hub, or checkpoint")
+    parser.add_argument("model", type=filled_text, help="model folder, id on the hub, or checkpoint")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--aot", action="store_true", help="compile the programs with AOTInductor")
     parser.add_argument("--device", default="cpu", help="what they run on: cpu or cuda (default: cpu)")

@@ -22,7 +22,7 @@ from engine.report.cases import draw_cases
 from engine.report.collect import collect_report
 from engine.report.page import render
 from engine.report.run_files import BENCHMARKS
-from util.command_line import Parser
+from util.command_line import Parser, filled_text
 from util.errors import run_script
 from util.paths import atomic_write
 
@@ -36,10 +36,10 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group(
         "data, where they are elsewhere than run.json says", argument_default=argparse.SUPPRESS
     )
-    data.add_argument("--mevis_path", help="folder of the splits of MeViS")
+    data.add_argument("--mevis_path", type=filled_text, help="folder of the splits of MeViS")
     data.add_argument("--version", type=int, choices=(1, 2), dest="mevis_version", help="of the metadata of MeViS")
-    data.add_argument("--ytvos_path", help="folder of Ref-YouTube-VOS")
-    data.add_argument("--davis_path", help="folder of Ref-DAVIS17")
+    data.add_argument("--ytvos_path", type=filled_text, help="folder of Ref-YouTube-VOS")
+    data.add_argument("--davis_path", type=filled_text, help="folder of Ref-DAVIS17")
     data.add_argument("--allow_partial", action="store_true", help="a part of the benchmark")
     data.add_argument("--predictions", type=Path, help="folder or zip of the masks")
     other = parser.add_argument_group("what run.json says, where there is none", argument_default=argparse.SUPPRESS)

@@ -45,7 +45,7 @@ from tools.stand_in.products import HalfProducts
 from tools.stand_in.scenes import SceneBatch, batches, read_scenes
 from tools.stand_in.sentences import SentenceBatch, SentenceSource
 from tools.stand_in.tracking import adapters_over_the_frame, begin_with_time
-from util.command_line import Parser
+from util.command_line import Parser, filled_text
 from util.distributed import Processes, joined_processes
 from util.errors import InputError, run_script
 from util.interrupts import StopRequest
@@ -85,7 +85,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data/refshapes"), help="default: data/refshapes")
-    parser.add_argument("--roberta", required=True, help="folder of the tokenizer (tools/train_tokenizer.py makes it)")
+    parser.add_argument(
+        "--roberta", type=filled_text, required=True, help="folder of the tokenizer (tools/train_tokenizer.py makes it)"
+    )
     parser.add_argument("--output", type=Path, default=Path("output/stand-in"), help="default: output/stand-in")
     parser.add_argument("--init", type=Path, help="OUTPUT of an earlier training to begin from (default: random)")
     parts = ("IMAGES", "GLANCES", "CLIPS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ def test_mistakes_are_one_line(argv: list[str], expected: str, capsys: pytest.Ca
         commands().parse_args(argv)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("tool", "argv", "name"),
+    [
+        ("checkpoint", ["inspect", ""], "file"),
+        ("checkpoint", ["to-compact", "", "out.pth"], "published"),
+        ("checkpoint", ["to-published", "in.pth", "out.pth", "--base", ""], "--base"),
+        ("export", [""], "model"),
+        ("report", ["output/run", "--mevis_path", ""], "--mevis_path"),
+        ("train_stand_in", ["--roberta", ""], "--roberta"),
+    ],
+)
+def test_places_that_are_no_paths_are_not_empty_either(tool: str, argv: list[str], name: str) -> None:
+    with pytest.raises(InputError, match=f"argument {name}: expected some text, found nothing"):
+        importlib.import_module(f"tools.{tool}").main(argv)
 
 
 def test_paths_are_read_as_paths() -> None:
