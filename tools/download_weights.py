@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configs.loading import load_model_config, sam2_versions
 from util.command_line import Parser
 from util.errors import InputError, run_script
+from util.locks import exclusive
 from util.paths import CHUNK_BYTES, TIMEOUT_SECONDS, atomic_write_json, sha256_of
 
 SUMS = "SHA256SUMS.json"
@@ -143,32 +144,41 @@ def fetch(url: str, folder: Path, file: str) -> None:
 
     Raises:
         InputError: the server cannot be reached, refuses, or closes the connection early (what was received stays
-            and the next call continues), or the file differs from its record.
+            and the next call continues), another process is downloading the file, there is a folder in its place, or it
+            differs from its record.
     """
     target = folder / file
+    if target.is_dir():
+        raise InputError(f"{target} is a folder, where the file belongs: move it away, or give another --out")
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
-        try:
-            _receive(url, part)
-        except HTTPError as error:
-            raise InputError(f"{url}: the server answers {error.code} {error.reason}") from error
-        except (OSError, HTTPException) as error:
-            raise InputError(f"{url}: {error}; run the command again, it continues where it stopped") from error
-        _compare(folder, file, part)
-        part.replace(target)
-        part.with_name(part.name + ".etag").unlink(missing_ok=True)
+        with exclusive(part.with_name(part.name + ".lock"), f"{target} is being downloaded already", 0, stays=False):
+            _fetch(url, folder, file, part)
     else:
         _compare(folder, file, target)
     print(f"{target}: ok, SHA-256 {read_sums(folder)[file]}")
 
 
+def _fetch(url: str, folder: Path, file: str, part: Path) -> None:
+    try:
+        _receive(url, part)
+    except HTTPError as error:
+        raise InputError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise InputError(f"{url}: {error}; run the command again, it continues where it stopped") from error
+    _compare(folder, file, part)
+    part.replace(folder / file)
+    part.with_name(part.name + ".etag").unlink(missing_ok=True)
+
+
 def _compare(folder: Path, file: str, path: Path) -> None:
     """Compare `path` with the record of `file`, or record it if there is none."""
-    sums, digest = read_sums(folder), sha256_of(path)
-    if file not in sums:
-        atomic_write_json(folder / SUMS, dict(sorted({**sums, file: digest}.items())))
-    elif sums[file] != digest:
+    digest = sha256_of(path)
+    if file not in read_sums(folder):
+        with exclusive(folder / f"{SUMS}.lock", f"{folder / SUMS} is being written", stays=False):
+            atomic_write_json(folder / SUMS, dict(sorted({file: digest, **read_sums(folder)}.items())))
+    sums = read_sums(folder)
+    if sums[file] != digest:
         if path.suffix == ".part":
             path.unlink()
         raise InputError(

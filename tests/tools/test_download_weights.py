@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from configs.loading import sam2_versions
+from tests.forked import Forked
 from tools.download_weights import SUMS, check, fetch, files_of, main
 from util.errors import InputError
 
@@ -27,6 +28,7 @@ class Server(ThreadingHTTPServer):
         stop_after: bytes of an answer after which the connection closes.
         ranges: whether partial answers are given.
         sent: first byte of every answer's part of the file.
+        before_content: called between the headers of an answer and its content.
     """
 
     content = CONTENT
@@ -36,6 +38,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), RangeHandler)
         self.sent: list[int] = []
+        self.before_content: Callable[[], object] = lambda: None
 
     @property
     def url(self) -> str:
@@ -68,6 +71,7 @@ class RangeHandler(BaseHTTPRequestHandler):
         self.send_header("ETag", tag)
         self.end_headers()
         self.server.sent.append(start)
+        self.server.before_content()
         self.wfile.write(content[start : start + self.server.stop_after])
 
     def log_message(self, *args: object) -> None:
@@ -164,6 +168,26 @@ def test_file_that_differs_from_its_record_is_refused(server: Server, tmp_path: 
     server.content = CONTENT
     fetch(server.url, tmp_path, "file.pt")
     assert names(tmp_path) == {SUMS, "file.pt"}
+
+
+def test_one_process_at_a_time_downloads_a_file(server: Server, tmp_path: Path) -> None:
+    started, over = threading.Event(), threading.Event()
+    server.before_content = lambda: (started.set(), over.wait(60))
+    first = Forked(lambda: fetch(server.url, tmp_path, "file.pt"))
+    assert started.wait(60)
+    with pytest.raises(InputError, match=r"file\.pt is being downloaded already \(process \d+ on "):
+        fetch(server.url, tmp_path, "file.pt")
+    over.set()
+    assert first.wait() == 0
+    assert names(tmp_path) == {"file.pt", SUMS}
+    assert (tmp_path / "file.pt").read_bytes() == CONTENT
+
+
+def test_a_folder_in_the_place_of_a_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file.pt").mkdir()
+    with pytest.raises(InputError, match=r"file\.pt is a folder, where the file belongs"):
+        fetch(server.url, tmp_path, "file.pt")
+    assert not server.sent
 
 
 def test_check_names_what_is_wrong(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
