@@ -96,7 +96,7 @@ def read_run(folder: Path, name: str) -> Run:
 def _add_line(run: Run, line: Mapping[str, Any]) -> None:
     if "note" in line:
         return
-    iteration = int(line["iteration"])
+    iteration = int(float(line["iteration"]))  # a float first: it has an end
     if "evaluation" in line:
         for name, score in line["evaluation"].items():
             run.scores.setdefault(name, {})[iteration] = _number(score)
@@ -143,14 +143,19 @@ def draw(runs: Sequence[Run], smooth: int) -> Figure:
         for number, run in enumerate(runs):
             for quantity in quantities:
                 _curve(axes, run, quantity, factor, smooth, f"C{number % 10}")
-        axes.set_title(title)
+        axes.set_title(_literal(title))
     for axes, name in zip(grid[len(panels) :], scores, strict=False):
         for number, run in enumerate(runs):
             points = sorted(run.scores.get(name, {}).items())
             axes.plot([at for at, _ in points], [100 * score for _, score in points], "o-", color=f"C{number % 10}")
-        axes.set_title(f"{name}, percent")
+        axes.set_title(f"{_literal(name)}, percent")
     _finish(figure, grid, [run.name for run in runs], len(panels) + len(scores))
     return figure
+
+
+def _literal(name: str) -> str:
+    """A name as it is: between dollar signs Matplotlib would look for formulas."""
+    return name.replace("$", r"\$")
 
 
 def _curve(axes: Axes, run: Run, quantity: str, factor: float, smooth: int, color: str) -> None:
@@ -176,7 +181,7 @@ def _finish(figure: Figure, grid: np.ndarray, names: Sequence[str], used: int) -
             axes.ticklabel_format(axis="y", useOffset=False)
     for axes in grid[used:]:
         axes.remove()
-    handles = [Line2D([], [], color=f"C{number % 10}", label=name) for number, name in enumerate(names)]
+    handles = [Line2D([], [], color=f"C{number % 10}", label=_literal(name)) for number, name in enumerate(names)]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(names), 4), frameon=False)
 
 

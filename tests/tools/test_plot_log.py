@@ -52,6 +52,11 @@ def test_a_picture_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
 
 
+def test_a_name_that_would_be_a_formula(tmp_path: Path) -> None:
+    main([str(write_run(tmp_path / "log$x_{$", 1)), "--out", str(tmp_path / "a.svg")])
+    assert "log$x_{$" in (tmp_path / "a.svg").read_text()
+
+
 def test_another_format(tmp_path: Path) -> None:
     main([str(write_run(tmp_path / "a", 1)), "--out", str(tmp_path / "a.svg")])
     assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
@@ -147,6 +152,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a damaged line": (append("{"), "a.png", "log.jsonl, line 8, is damaged"),
     "zeros": (append("\0\0"), "a.png", "line 8, is damaged"),
     "an endless number": (append('{"iteration": 1e400}'), "a.png", "line 8, is damaged"),
+    "a number too long": (append('{"iteration": 1' + "0" * 500 + "}"), "a.png", "line 8, is damaged"),
     "deep brackets": (append("[" * 100_000), "a.png", "line 8, is damaged"),
     "no object": (append("[1]"), "a.png", "line 8, is damaged"),
     "a missing quantity": (append('{"iteration": 9, "losses": {}}'), "a.png", "KeyError('learning_rate')"),
