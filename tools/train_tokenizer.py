@@ -29,6 +29,7 @@ from util.paths import atomic_write
 
 MASK = "<mask>"
 SMALLEST = len(SPECIAL) + 256 + 1
+LARGEST = 1 << 20  # RoBERTa has 50,265; room for all of them is kept
 _SENTENCE_KEYS = ("exp", "caption", "sent")
 Merge = tuple[str, str]
 
@@ -65,7 +66,8 @@ def read_sentences(source: Path) -> Iterator[str]:
     else:
         try:
             text = source.read_text("utf-8")
-            found = _sentences_in(json.loads(text)) if source.suffix == ".json" else text.splitlines()
+            found = [*_sentences_in(json.loads(text))] if source.suffix == ".json" else text.splitlines()
+            "".join(found).encode()  # JSON can spell halves of characters
         except (ValueError, RecursionError) as error:
             raise InputError(f"{source} is neither JSON nor UTF-8 text, as its name says ({error})") from error
     sentences = [folded for sentence in found if (folded := fold(sentence))]
@@ -98,10 +100,13 @@ def train(sentences: Iterable[str], vocab_size: int) -> tuple[dict[str, int], li
         tokens with their ids, and merges in their order.
 
     Raises:
-        InputError: a vocabulary that has no place for the special tokens and the bytes.
+        InputError: a vocabulary that has no place for the special tokens and the bytes, or is larger than any.
     """
-    if vocab_size < SMALLEST:
-        raise InputError(f"--vocab_size must be at least {SMALLEST} (special tokens and 256 bytes), found {vocab_size}")
+    if not SMALLEST <= vocab_size <= LARGEST:
+        raise InputError(
+            f"--vocab_size must be at least {SMALLEST} (special tokens and 256 bytes) and at most {LARGEST}, found "
+            f"{vocab_size}"
+        )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

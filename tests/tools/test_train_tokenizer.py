@@ -77,15 +77,18 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "none.json").write_text('{"videos": {}}')
+    (tmp_path / "half.json").write_text(r'[{"exp": "half of a \ud83d character"}]')
     for name, words in (
         ("absent.txt", "does not exist"),
         ("empty.txt", "holds no sentences"),
         ("none.json", "holds no sentences"),
         ("bytes.txt", "neither JSON nor UTF-8 text"),
         ("bad.json", "neither JSON nor UTF-8 text"),
+        ("half.json", "neither JSON nor UTF-8 text"),
     ):
         with pytest.raises(InputError, match=words):
             main(["--from", str(tmp_path / name), "--out", str(tmp_path / "out")])
-    with pytest.raises(InputError, match=f"--vocab_size must be at least {SMALLEST}"):
-        train(SENTENCES, 200)
+    for size in (200, 10**30):
+        with pytest.raises(InputError, match=f"--vocab_size must be at least {SMALLEST} .* at most .* {size}$"):
+            train(SENTENCES, size)
     assert not (tmp_path / "out").exists()
