@@ -28,7 +28,7 @@ def resolve_device(name: str, *, fall_back: bool = True) -> torch.device:
     """
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device {name!r}: expected cpu, cuda, cuda:N or mps")

@@ -47,6 +47,11 @@ def test_unknown_devices_are_refused(name: str) -> None:
         resolve_device(name)
 
 
+def test_no_device_at_all() -> None:
+    with pytest.raises(InputError, match="device None: expected cpu, cuda, cuda:N or mps"):
+        resolve_device(None)  # type: ignore[arg-type]
+
+
 def test_float32_arithmetic_is_put_back() -> None:
     def state() -> tuple[bool, bool]:
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
