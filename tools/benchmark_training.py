@@ -3,6 +3,7 @@
     python tools/benchmark_training.py step --image_size 256 --batch 4     the batch together, against clip by clip
     python tools/benchmark_training.py memory --frames 8                   peak memory of a clip, each case in a process
     python tools/benchmark_training.py loading --workers 0 1 2             clips per second that come from the disk
+    python tools/benchmark_training.py dropping                            attention of HSA on a CPU, weights dropped
 
 Weights and clips are random. `step` alternates the two ways within one run and prints medians; the loop takes the clips
 one after the other, and the frames of each one by one wherever the network looks at frames alone. `loading` has no
@@ -37,6 +38,7 @@ from models.build import build_model
 from models.samwise import SAMWISE
 from models.tokenizer import pad_tokens
 from tools.bench.command_line import check_outputs
+from tools.bench.dropping import benchmark_dropping
 from tools.bench.loading import open_clips, print_loading, seconds_per_clip, write_videos
 from tools.bench.measure import synchronize
 from util.command_line import Parser
@@ -163,7 +165,13 @@ def benchmark_loading(options: argparse.Namespace) -> dict[str, Any]:
     return {str(workers): seconds for workers, seconds in found.items()}
 
 
-BENCHMARKS = {"step": benchmark_step, "memory": benchmark_memory, "loading": benchmark_loading, "case": one_case}
+BENCHMARKS = {
+    "step": benchmark_step,
+    "memory": benchmark_memory,
+    "loading": benchmark_loading,
+    "dropping": lambda options: benchmark_dropping(options.repeats),
+    "case": one_case,
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -188,7 +196,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise InputError(f"--workers {min(options.workers)}: expected 0 or more processes")
     if options.benchmark in ("step", "case") and len(options.precision) > 1:
         raise InputError(f"{options.benchmark} --precision {' '.join(options.precision)}: expected one of them")
-    if options.benchmark in ("memory", "loading") and options.activation_checkpointing:
+    if options.benchmark == "dropping" and options.device != "cpu":
+        raise InputError(f"dropping --device {options.device}: this is a way of CPUs; leave --device out")
+    if options.benchmark in ("memory", "loading", "dropping") and options.activation_checkpointing:
         raise InputError(f"{options.benchmark} knows no --activation_checkpointing: leave it out (memory has both)")
     load_model_config(options.sam2_version, hsa=True, sam2__image_size=options.image_size)  # a size that does not fit
     resolve_device(options.device, fall_back=False)  # figures of a CPU must not pass for those of a GPU

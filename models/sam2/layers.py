@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from models.sam2.dropping import attend_and_drop
 
 Activation = Literal["none", "relu", "gelu"]
 FEW_ROWS = 64  # below, a fused product gains nothing
 WIDE = 192  # channels of input and output from which it loses where there is no AVX-512, see `linear`
-MOST_WEIGHTS = 1 << 22  # of an attention that a CPU keeps in training, see `attend`
 ROWS_AT_ONCE = 512  # of queries, see `attend_in_blocks`
 WINDOWS_AT_ONCE = 1 << 14  # that a GPU attends in together, see `attend`
 FEWEST_PARTS = 8  # of more windows, see `attend_in_parts`
@@ -117,9 +117,8 @@ def has_bfloat16_products() -> bool:
 def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Scaled dot-product attention.
 
-    No CPU kernel drops weights without keeping whole matrices of them for the backward pass, gigabytes at full size.
-    There, large ones are computed in parts, and again in the backward pass. Outside training, its fused kernel is no
-    faster in bfloat16 than in float32; products in blocks are (`python tools/benchmark.py attention`).
+    A CPU drops weights in its own way, see `attend_and_drop`. Outside training, its fused kernel is no faster in
+    bfloat16 than in float32; products in blocks are (`python tools/benchmark.py attention`).
 
     A GPU gets many windows in parts, see `attend_in_parts`.
 
@@ -132,22 +131,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None = None
     Returns:
         (B, heads, N, d).
     """
+    if dropout and keep is None and query.device.type == "cpu":
+        return attend_and_drop(query, key, value, dropout)
     halves = keep is None and not dropout and query.dtype == torch.bfloat16 and can_fuse(query)
     if halves and min(query.shape[-2], key.shape[-2]) >= ROWS_AT_ONCE:  # last: an exported graph has no fixed sizes
         return attend_in_blocks(*(x.flatten(0, 1) for x in (query, key, value))).unflatten(0, query.shape[:2])
     as_one = keep is not None or (query.dtype == torch.float32 and torch.compiler.is_compiling())
     if query.device.type == "cuda" and not as_one and query.shape[0] > WINDOWS_AT_ONCE:  # last, as above
         return attend_in_parts(query, key, value, dropout)
-    keeps_weights = dropout and query.device.type == "cpu" and torch.is_grad_enabled()
-    weights_per_row = query.shape[:-2].numel() * key.shape[-2] if keeps_weights else 0
-    if weights_per_row * query.shape[-2] <= MOST_WEIGHTS:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
-    rows = query.split(max(MOST_WEIGHTS // weights_per_row, 1), dim=-2)
-    parts = [
-        checkpoint(F.scaled_dot_product_attention, part, key, value, keep, dropout, use_reentrant=False)
-        for part in rows
-    ]
-    return torch.cat(parts, dim=-2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
 
 
 def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
