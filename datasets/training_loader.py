@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,9 @@ from util.errors import InputError
 
 PREFETCH = 2  # batches that each process has ready
 _POLL_SECONDS = 0.5
+# On Linux processes are forked, as ever: they share the index of the data, and see by their parent whether the main one
+# lives. Python 3.14 would fork them from a server. None: what the system does, which is to spawn them.
+_START_METHOD = "fork" if sys.platform == "linux" else None
 # Sent to all processes of a run by terminals and schedulers; the main one may still need batches to come to a good end.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
@@ -152,6 +156,7 @@ def make_loader(
         generator=torch.Generator(),  # otherwise every epoch would draw a number from the global one
         prefetch_factor=PREFETCH if num_workers else None,
         persistent_workers=num_workers > 0,
+        multiprocessing_context=_START_METHOD if num_workers else None,
     )
     return ClipLoader(loader, sampler, ending)
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,19 @@ def test_more_processes_than_cores_are_not_started() -> None:
     assert len(list(loader)) == 6
     assert 1 <= len(multiprocessing.active_children()) <= (os.cpu_count() or 1)
     loader.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where processes are spawned, every way is that way")
+def test_python_may_start_processes_as_it_likes() -> None:
+    """From 3.14 on it forks them from a server of its own."""
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        loader = make_loader(Counting(), BatchSampler(12, 2, seed=0), 1)
+        assert len(list(loader)) == 6
+        loader.close()
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
