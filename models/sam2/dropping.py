@@ -1,8 +1,8 @@
 """Attention that drops weights, on a CPU.
 
 PyTorch's fused kernel for CPUs drops nothing, and its other way keeps all weights for the backward pass, gigabytes at
-full size, and draws every one of them by itself. Here a few windows at a time are computed, and again in the backward
-pass, which is that of FlashAttention (arXiv 2205.14135, algorithm 4) without its blocks.
+full size, and draws every one of them by itself. Here a part at a time is computed, and again in the backward pass, as
+in FlashAttention (arXiv 2205.14135, algorithm 4), but with all keys at once.
 `python tools/benchmark_training.py dropping` compares the two.
 
 Axes: W windows (samples times heads), N queries, M keys, d channels.
@@ -10,6 +10,7 @@ Axes: W windows (samples times heads), N queries, M keys, d channels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 LEVELS = 1 << 16  # of the random numbers: a probability is rounded to a multiple of 1 / LEVELS
 WEIGHTS_AT_ONCE = 1 << 20
+FEWEST_ROWS = 256  # of a part: with fewer the products are slow
 
 
 @torch.compiler.disable
@@ -49,8 +51,8 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, threshold: int, seed: int) -> Tensor:
         out = torch.empty_like(query)
         with torch.autocast("cpu", enabled=False):
-            for windows, weights, kept in _weights(query, key, threshold, seed):
-                torch.bmm(weights.mul_(kept).to(value.dtype), value[windows], out=out[windows])
+            for windows, rows, weights, kept in _weights(query, key, threshold, seed):
+                out[windows, rows] = torch.bmm(weights.mul_(kept).to(value.dtype), value[windows])
         ctx.save_for_backward(query, key, value, out)
         ctx.threshold, ctx.seed = threshold, seed
         return out
@@ -59,35 +61,38 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        to_query, to_key, to_value = (torch.empty_like(x) for x in (query, key, value))
+        to_query, to_key, to_value = torch.empty_like(query), *(torch.zeros_like(_exact(x)) for x in (key, value))
         mean = _exact(gradient).mul(out).sum(dim=-1, keepdim=True)  # of what weights of a row get, by these weights
         with torch.autocast("cpu", enabled=False):
-            for windows, weights, kept in _weights(query, key, ctx.threshold, ctx.seed):
-                own = gradient[windows]
+            for windows, rows, weights, kept in _weights(query, key, ctx.threshold, ctx.seed):
+                own = gradient[windows, rows]
                 to_weights = _exact(torch.bmm(own, value[windows].mT)).mul_(kept)
-                to_scores = to_weights.sub_(mean[windows]).mul_(weights).to(query.dtype)
-                torch.bmm(weights.mul_(kept).to(query.dtype).mT, own, out=to_value[windows])
-                torch.bmm(to_scores, key[windows], out=to_query[windows])
-                torch.bmm(to_scores.mT, query[windows], out=to_key[windows])
-        return to_query, to_key, to_value, None, None
+                to_scores = to_weights.sub_(mean[windows, rows]).mul_(weights).to(query.dtype)
+                to_query[windows, rows] = torch.bmm(to_scores, key[windows])
+                to_key[windows] += torch.bmm(to_scores.mT, query[windows, rows])
+                to_value[windows] += torch.bmm(weights.mul_(kept).to(query.dtype).mT, own)
+        return to_query, to_key.to(key.dtype), to_value.to(value.dtype), None, None
 
 
-def _weights(query: Tensor, key: Tensor, threshold: int, seed: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Some windows at a time: which, their weights in float32 or float64, and 1 for those that are kept, 0 for others.
+def _weights(query: Tensor, key: Tensor, threshold: int, seed: int) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """A part at a time, several windows or some rows of one.
 
-    Both belong to the caller until the next ones are asked for.
+    Yields:
+        which windows and which rows; their weights, at least in float32; and 1 for those that are kept, 0 for others.
+        The last two belong to the caller until the next ones are asked for.
     """
     count, rows, columns = query.shape[0], query.shape[1], key.shape[1]
+    height = min(max(WEIGHTS_AT_ONCE // columns, FEWEST_ROWS), rows)
     size = max(WEIGHTS_AT_ONCE // (rows * columns), 1)
-    kept_ones = _exact(query.new_empty(min(size, count), rows, columns))
+    kept_ones = _exact(query.new_empty(min(size, count) * height * columns))
     stream = np.random.SFC64(seed)
-    for start in range(0, count, size):
-        windows = slice(start, min(start + size, count))
-        weights = _exact(torch.bmm(query[windows], key[windows].mT))
+    for start, top in itertools.product(range(0, count, size), range(0, rows, height)):
+        part = slice(start, start + size), slice(top, top + height)
+        weights = _exact(torch.bmm(query[part], key[part[0]].mT))
         torch.softmax(weights, dim=-1, out=weights)
-        kept = kept_ones[: len(weights)]
+        kept = kept_ones[: weights.numel()].view_as(weights)
         torch.ge(_levels(stream, weights.numel()).view_as(weights), threshold - LEVELS // 2, out=kept)
-        yield windows, weights, kept
+        yield *part, weights, kept
 
 
 def _exact(x: Tensor) -> Tensor:

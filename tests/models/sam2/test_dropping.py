@@ -34,8 +34,9 @@ def uniform(windows: int, rows: int, columns: int, dropout: float) -> Tensor:
 
 @pytest.fixture(params=[1, 100, 1 << 20])
 def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """One window at a time, one of 70 weights as well, and all of them."""
+    """Some rows at a time, one window (of 70 weights), and all of them."""
     monkeypatch.setattr(dropping, "WEIGHTS_AT_ONCE", request.param)
+    monkeypatch.setattr(dropping, "FEWEST_ROWS", 2)
     return int(request.param)
 
 
