@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.train.network import TrainingNetwork
 from tools import benchmark_training as benchmark
-from tools.bench import loading
+from tools.bench import dropping, loading
 from util.errors import InputError, run_script
 
 SMALL = ["--sam2_version", "nano", "--image_size", "64", "--frames", "2"]
@@ -25,6 +25,18 @@ def test_step_and_memory_are_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "times faster" in capsys.readouterr().out
     benchmark.main(["memory", *SMALL])
     assert capsys.readouterr().out.count(" GB ") == 2
+
+
+def test_dropped_weights_are_timed_in_three_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dropping, "PATCHES", {"small": (2, 2, 8, 4)})
+    result = tmp_path / "dropping.json"
+    benchmark.main(["dropping", "--repeats", "1", "--json", str(result)])
+    found = json.loads(result.read_text())["results"]["small"]
+    assert set(found) == {"pytorch", "own", "nothing dropped"}
+    assert all(seconds > 0 for seconds in found.values())
+    assert "small (2x2 heads of 8 tokens)" in capsys.readouterr().out
 
 
 def test_the_loop_gives_the_gradients_of_the_batch() -> None:
@@ -96,6 +108,7 @@ def test_bad_numbers_are_refused(flags: list[str], message: str) -> None:
     ("argv", "message"),
     [
         (["step", *SMALL, "--device", "cuda"], "device cuda: expected one of this computer"),
+        (["dropping", "--device", "cuda"], "dropping --device cuda: this is a way of CPUs"),
         (["memory", *SMALL, "--device", "foo"], "device 'foo': expected cpu, cuda, cuda:N or mps"),
         (["step", *SMALL, "--precision", "fp32", "bf16"], "step --precision fp32 bf16: expected one of them"),
         (["memory", *SMALL, "--activation_checkpointing"], "memory knows no --activation_checkpointing"),
