@@ -19,7 +19,7 @@ from engine.inference.batching import automatic_batch, automatic_videos, group_v
 from engine.inference.download import delayed
 from engine.inference.manifest import Manifest, digest_of
 from engine.inference.options import InferenceOptions
-from engine.inference.palette_masks import davis_palette, draw_labels, encode_labels
+from engine.inference.palette_masks import BACKGROUND, davis_palette, draw_labels, encode_labels
 from engine.inference.sharding import mask_count, split_groups
 from engine.inference.writer import MaskWriter
 from util.errors import InputError
@@ -119,6 +119,14 @@ def test_labels_follow_the_most_probable_object_above_the_threshold() -> None:
     labels = draw_labels(torch.stack([first, second]), 0.5)
     assert labels.tolist() == [[1, 0, 2, 1]]  # of equal ones the first
     assert draw_labels(torch.full((1, 1, 1), 0.08), 0.05).tolist() == [[0]]  # below the background's 0.1
+
+
+@given(st.integers(1, 4), st.sampled_from([0.05, 0.3, 0.5]), st.integers(0, 1000))
+def test_labels_are_the_first_of_the_largest(objects: int, threshold: float, seed: int) -> None:
+    probabilities = np.random.default_rng(seed).integers(0, 11, (objects, 4, 5)).astype(np.float32) / 10
+    kept = np.where(probabilities < np.float32(threshold), 0, probabilities)
+    expected = np.concatenate([np.full((1, 4, 5), BACKGROUND, dtype=np.float32), kept]).argmax(axis=0)
+    assert np.array_equal(draw_labels(torch.from_numpy(probabilities), threshold).numpy(), expected)
 
 
 def test_palette_pngs_are_those_of_davis() -> None:

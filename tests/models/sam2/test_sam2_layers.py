@@ -106,7 +106,9 @@ def test_linear_in_bfloat16_is_close(activation: Activation) -> None:
 
 @pytest.mark.skipif("avx" not in CPU_FLAGS, reason="only Linux on x86, as in CI, says what a CPU can do")
 def test_instructions_for_bfloat16_are_found() -> None:
-    assert has_bfloat16_products() == bool(CPU_FLAGS & {"avx512_bf16", "amx_tile"})
+    tests = {"_is_avx512_bf16_supported": "avx512_bf16", "_is_amx_tile_supported": "amx_tile"}
+    known = {flag for test, flag in tests.items() if hasattr(torch.cpu, test)}  # not in every version of PyTorch
+    assert has_bfloat16_products() == bool(CPU_FLAGS & known)
 
 
 @few
